@@ -1,0 +1,198 @@
+"""What the image metrics take in: images, their maps, baselines, and the record."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_margin.attr._captum import (
+    TargetType,
+    format_inputs,
+    select_rows,
+    target_scores,
+)
+
+__all__ = [
+    "Scorer",
+    "check_count",
+    "check_images",
+    "gaussian_blur",
+    "mean_colour",
+    "resolve_baseline",
+    "spatial_map",
+    "target_scorer",
+    "versions",
+]
+
+# (images of n_copies * B rows, n_copies) -> scores (n_copies * B,)
+Scorer = Callable[[Tensor, int], Tensor]
+
+
+def target_scorer(
+    forward_func: Callable[..., Tensor],
+    target: TargetType,
+    additional_forward_args: object,
+    softmax: bool,
+) -> Scorer:
+    """Returns the function from images to the target's scores."""
+
+    def score(images: Tensor, n_copies: int) -> Tensor:
+        n_examples = len(images) // n_copies
+        rows = torch.arange(n_examples).repeat(n_copies)
+        row_target, args = select_rows(
+            target, additional_forward_args, rows, n_examples
+        )
+        return target_scores(forward_func, (images,), row_target, args, softmax=softmax)
+
+    return score
+
+
+def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Returns the one batch of images (B, C, H, W) in ``inputs``, or raises."""
+    formatted = format_inputs(inputs)
+    if len(formatted) != 1 or formatted[0].dim() != 4 or formatted[0].numel() == 0:
+        raise ValueError(
+            "expected inputs to be one batch of images of shape (B, C, H, W) "
+            f"(got shapes {[tuple(tensor.shape) for tensor in formatted]}); "
+            "score other inputs by their own metric"
+        )
+    if not formatted[0].is_floating_point():
+        raise TypeError(
+            f"expected floating-point inputs (got {formatted[0].dtype}); "
+            "convert them as the model needs them, for example with inputs.float()"
+        )
+    return formatted[0].detach()
+
+
+def spatial_map(attributions: Tensor | tuple[Tensor, ...], images: Tensor) -> Tensor:
+    """Sums a map over its channels: one value per location, float64, (B, H, W).
+
+    A sum in float64 of equal channels is exact enough to merge no two values that
+    differ in the map, so that a broadcast map keeps its ranking and its ties.
+    """
+    if isinstance(attributions, tuple) and len(attributions) == 1:
+        attributions = attributions[0]
+    if not isinstance(attributions, Tensor):
+        raise TypeError(
+            "expected attributions to be one tensor "
+            f"(got {type(attributions).__name__}); pass the map of the images"
+        )
+    size, channels, height, width = images.shape
+    if tuple(attributions.shape) not in {
+        (size, channels, height, width),
+        (size, 1, height, width),
+    }:
+        raise ValueError(
+            f"expected attributions of shape {(size, channels, height, width)} or "
+            f"{(size, 1, height, width)} (got {tuple(attributions.shape)}); resize a "
+            "layer's map with captum.attr.LayerAttribution.interpolate"
+        )
+    if not torch.isfinite(attributions).all():
+        raise ValueError(
+            "expected finite attributions (got NaN or infinity); a pixel without a "
+            "value has no rank"
+        )
+    return attributions.detach().to(images.device, torch.float64).sum(dim=1)
+
+
+def mean_colour(images: Tensor) -> Tensor:
+    """Returns the mean over locations of every image and channel, (B, C, 1, 1)."""
+    return images.mean(dim=(2, 3), keepdim=True)
+
+
+def gaussian_blur(images: Tensor, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
+    r"""Blurs images with a Gaussian: what is left when the detail is taken away.
+
+    The default, sigma 5 px on an 11 x 11 kernel, is that of Petsiuk et al., RISE
+    (BMVC 2018), for images of 224 x 224; here the edge pixels are repeated outwards
+    instead of zeros, so that a constant image stays what it is.
+
+    Args:
+        images (Tensor): Images of shape (B, C, H, W).
+        sigma (float): Standard deviation in pixels, above zero. Default: 5.0
+        kernel_size (int): Side of the square kernel, odd. Default: 11
+
+    Returns:
+        Tensor: The blurred images, in the shape and dtype of ``images``.
+
+    Raises:
+        ValueError: If ``sigma`` is not positive or ``kernel_size`` not odd.
+
+    Cost: O(B * C * H * W * kernel_size) time, one copy of the images.
+
+    Example:
+        >>> import torch
+        >>> from captum_margin.metrics import gaussian_blur
+        >>> gaussian_blur(torch.ones(1, 3, 8, 8), sigma=2.0).shape
+        torch.Size([1, 3, 8, 8])
+    """
+    if not sigma > 0 or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            "expected sigma > 0 and an odd kernel_size >= 1 "
+            f"(got {sigma} and {kernel_size}); the default is 5.0 and 11"
+        )
+    images = check_images(images)
+    half = kernel_size // 2
+    offsets = torch.arange(-half, half + 1, device=images.device)
+    kernel = torch.exp(-offsets.double().square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).to(images.dtype)
+    size, channels, height, width = images.shape
+    planes = images.reshape(size * channels, 1, height, width)
+    planes = F.pad(planes, (half, half, half, half), mode="replicate")
+    planes = F.conv2d(planes, kernel.view(1, 1, 1, kernel_size))
+    planes = F.conv2d(planes, kernel.view(1, 1, kernel_size, 1))
+    return planes.view(size, channels, height, width)
+
+
+def resolve_baseline(
+    baseline: float | Tensor,
+    images: Tensor,
+    name: str = "baseline",
+) -> tuple[Tensor, str]:
+    """Returns a baseline that broadcasts over ``images``, and its words."""
+    if isinstance(baseline, bool) or not isinstance(baseline, int | float | Tensor):
+        raise TypeError(
+            f"expected {name} to be a number or a tensor "
+            f"(got {type(baseline).__name__}); pass 0.0 or a tensor like the inputs"
+        )
+    words = (
+        f"tensor of shape {tuple(baseline.shape)}"
+        if isinstance(baseline, Tensor) and baseline.dim() > 0
+        else f"constant {float(baseline)}"
+    )
+    value = torch.as_tensor(baseline).detach().to(images.device, images.dtype)
+    fits = value.dim() == 0 or (
+        value.dim() == 4
+        and all(a in (1, b) for a, b in zip(value.shape, images.shape, strict=True))
+    )
+    if not fits or not torch.isfinite(value).all():
+        raise ValueError(
+            f"expected {name} to be finite and of a shape that broadcasts over "
+            f"{tuple(images.shape)} in four axes (got {words}); pass a number or a "
+            "tensor like the inputs"
+        )
+    return value, words
+
+
+def check_count(value: int, name: str) -> None:
+    """Raises unless ``value`` is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"expected {name} to be an int >= 1 (got {value!r})")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a number depends on."""
+    import captum
+
+    import captum_margin
+
+    return {
+        "captum_margin": captum_margin.__version__,
+        "captum": captum.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
