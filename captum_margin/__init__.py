@@ -1,3 +1,16 @@
-"""captum_margin: graph-signal attribution and dataset influence for Captum."""
+"""captum_margin: graph-signal attribution and dataset influence for Captum.
+
+Pose a question as a graph, a function on its nodes and a high-pass filter; the nodes
+where the function changes against its neighbourhood are the answer.
+
+- :mod:`captum_margin.attr`: attribution methods, used as those of :mod:`captum.attr`;
+- :mod:`captum_margin.metrics`: how faithful a map is to the model;
+- :mod:`captum_margin.viz`: maps, overlays and curves side by side;
+- :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
+"""
+
+from captum_margin import attr, metrics, signal, viz
+
+__all__ = ["__version__", "attr", "metrics", "signal", "viz"]
 
 __version__ = "0.1.0"

@@ -11,9 +11,6 @@ from collections.abc import Callable
 
 import torch
 from captum._utils.common import (
-    ExpansionTypes,
-    _expand_additional_forward_args,
-    _expand_target,
     _format_additional_forward_args,
     _format_output,
     _format_tensor_into_tuples,
@@ -33,6 +30,7 @@ __all__ = [
     "TensorOrTupleOfTensorsGeneric",
     "format_inputs",
     "format_output",
+    "select_rows",
     "target_outputs",
     "target_scores",
 ]
@@ -76,17 +74,8 @@ def target_outputs(
     forward_func: Callable[..., Tensor],
     inputs: tuple[Tensor, ...],
     additional_forward_args: object = None,
-    n_copies: int = 1,
 ) -> Tensor:
-    """Runs ``forward_func`` on ``inputs`` that hold ``n_copies`` of a batch in turn.
-
-    Args:
-        forward_func (Callable): The model.
-        inputs (tuple[Tensor, ...]): Tensors of ``n_copies * B`` rows: the whole batch
-            of B examples, then the whole batch again, and so on.
-        additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`; tensors of B rows are repeated.
-        n_copies (int): How often the batch is repeated in ``inputs``.
+    """Runs ``forward_func`` and refuses what cannot be scored.
 
     Returns:
         Tensor: The model's output.
@@ -95,10 +84,7 @@ def target_outputs(
         TypeError: If the output is no tensor.
         ValueError: If the output holds NaN or infinity.
     """
-    args = _format_additional_forward_args(additional_forward_args)
-    if n_copies > 1:
-        args = _expand_additional_forward_args(args, n_copies, ExpansionTypes.repeat)
-    output = _run_forward(forward_func, inputs, None, args)
+    output = _run_forward(forward_func, inputs, None, additional_forward_args)
     if not isinstance(output, Tensor):
         raise TypeError(
             f"expected forward_func to return a tensor (got {type(output).__name__}); "
@@ -119,7 +105,6 @@ def target_scores(
     additional_forward_args: object = None,
     *,
     softmax: bool = True,
-    n_copies: int = 1,
 ) -> Tensor:
     """Scores of the target, one per row of ``inputs``.
 
@@ -128,44 +113,69 @@ def target_scores(
 
     Args:
         forward_func (Callable): The model.
-        inputs (tuple[Tensor, ...]): As in :func:`target_outputs`.
+        inputs (tuple[Tensor, ...]): Tensors of n rows.
         target (int, tuple, Tensor or list, optional): As in
-            :class:`captum.attr.FeatureAblation`, for the batch of B examples.
-        additional_forward_args (Any, optional): As in :func:`target_outputs`.
+            :class:`captum.attr.FeatureAblation`.
+        additional_forward_args (Any, optional): As there.
         softmax (bool): Whether a two-dimensional output of more than one column is
             taken as logits and turned into probabilities. Other outputs are used as
             they are. Default: True
-        n_copies (int): As in :func:`target_outputs`.
 
     Returns:
-        Tensor: Scores of shape (n_copies * B,).
+        Tensor: Scores of shape (n,).
 
     Raises:
         AssertionError: If the target does not fit the output (as in Captum), or if
-            there is more than one score per example and no target.
+            there is more than one score per row and no target.
     """
-    output = target_outputs(forward_func, inputs, additional_forward_args, n_copies)
+    output = target_outputs(forward_func, inputs, additional_forward_args)
     rows = inputs[0].shape[0]
-    if output.dim() == 2 and output.shape[1] > 1 and softmax:
-        if n_copies == 1 and _are_probabilities(output):
+    if softmax and output.dim() == 2 and output.shape[1] > 1:
+        if (output >= 0).all() and (output.sum(dim=1) - 1).abs().max() < 1e-3:
             warnings.warn(
                 "the model's outputs are probabilities already: pass softmax=False, "
                 "or return logits, so that the softmax is not applied twice",
-                stacklevel=3,
+                stacklevel=2,
             )
         output = output.softmax(dim=1)
-    if target is not None:
-        if n_copies > 1:
-            target = _expand_target(target, n_copies, ExpansionTypes.repeat)
-        output = _select_targets(output, target)
-    assert output.numel() == rows, (
+    selected: Tensor = _select_targets(output, target)
+    assert selected.numel() == rows, (
         f"Target not provided when necessary: expected one score per example, "
-        f"({rows},) (got {tuple(output.shape)}); pass `target`, and let forward_func "
-        "score every example of a batch by itself."
+        f"({rows},) (got {tuple(selected.shape)}); pass `target`, and let "
+        "forward_func score every example of a batch by itself."
     )
-    return output.reshape(rows)
+    return selected.reshape(rows)
 
 
-def _are_probabilities(output: Tensor) -> bool:
-    sums = output.sum(dim=1)
-    return bool((output >= 0).all() and (sums - 1).abs().max() < 1e-3)
+def select_rows(
+    target: TargetType,
+    additional_forward_args: object,
+    rows: Tensor,
+    n_examples: int,
+) -> tuple[TargetType, tuple[object, ...] | None]:
+    """The target and the forward arguments of some examples of a batch.
+
+    Args:
+        target (int, tuple, Tensor or list, optional): As in Captum, for the batch.
+        additional_forward_args (Any, optional): As in Captum, for the batch.
+        rows (Tensor): The examples, one index a row, repeats allowed, (n,).
+        n_examples (int): Examples in the batch.
+
+    Returns:
+        tuple: The target and the arguments for the n rows. As in Captum, one target
+        for all stays as it is, and tensors that hold a value per example are indexed.
+    """
+    args = _format_additional_forward_args(additional_forward_args)
+    if args is not None:
+        args = tuple(
+            arg[rows.to(arg.device)]
+            if isinstance(arg, Tensor) and arg.dim() and len(arg) == n_examples
+            else arg
+            for arg in args
+        )
+    if isinstance(target, list) and len(target) == n_examples:
+        target = [target[row] for row in rows.tolist()]
+    elif isinstance(target, Tensor) and target.dim() == 1 and target.numel() > 1:
+        if len(target) == n_examples:
+            target = target[rows.to(target.device)]
+    return target, args
