@@ -32,16 +32,15 @@ def expand_baselines(
         )
     given = baselines if isinstance(baselines, tuple) else (baselines,)
     assert len(given) == len(inputs), (
-        f"expected one baseline for each of the {len(inputs)} inputs "
-        f"(got {len(given)})"
+        f"expected one baseline for each of the {len(inputs)} inputs (got {len(given)})"
     )
     expanded = []
-    for baseline, tensor in zip(given, inputs):
+    for baseline, tensor in zip(given, inputs, strict=True):
         assert isinstance(baseline, (int, float, Tensor)), (
             "expected baselines to be numbers or tensors "
             f"(got {type(baseline).__name__})"
         )
-        baseline = torch.as_tensor(baseline).to(tensor.device, tensor.dtype)
+        baseline = torch.as_tensor(baseline, dtype=tensor.dtype, device=tensor.device)
         try:
             expanded.append(baseline.expand_as(tensor))
         except RuntimeError:
@@ -70,7 +69,7 @@ def expand_feature_mask(
         f"(got {len(given)})"
     )
     expanded = []
-    for mask, tensor in zip(given, inputs):
+    for mask, tensor in zip(given, inputs, strict=True):
         assert isinstance(mask, Tensor), (
             f"expected feature_mask to be a tensor (got {type(mask).__name__}); "
             "several scales come from segmentation_func"
@@ -101,4 +100,6 @@ def number_regions(masks: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
     flat = torch.cat([mask.reshape(-1) for mask in masks])
     ids, numbered = flat.unique(return_inverse=True)
     parts = numbered.split([mask.numel() for mask in masks])
-    return tuple(part.view_as(mask) for part, mask in zip(parts, masks)), len(ids)
+    return tuple(
+        part.view_as(mask) for part, mask in zip(parts, masks, strict=True)
+    ), len(ids)

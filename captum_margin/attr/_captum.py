@@ -137,7 +137,9 @@ def target_scores(
                 "or return logits, so that the softmax is not applied twice",
                 stacklevel=2,
             )
-        output = output.softmax(dim=1)
+        # Half precision would round away what a masked copy changes.
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        output = output.softmax(dim=1, dtype=dtype)
     selected: Tensor = _select_targets(output, target)
     assert selected.numel() == rows, (
         f"Target not provided when necessary: expected one score per example, "

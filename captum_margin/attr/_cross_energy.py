@@ -27,10 +27,10 @@ __all__ = ["CrossEnergy", "cross_energy"]
 
 
 class CrossEnergy(NamedTuple):
-    """Both ends of the filter.
+    r"""Both ends of the filter.
 
     Args:
-        evidence (Tensor): :math:`\\varphi`, shape (U,), in units of the score.
+        evidence (Tensor): :math:`\varphi`, shape (U,), in units of the score.
         filtered (Tensor): :math:`s_h`, shape (N,).
     """
 

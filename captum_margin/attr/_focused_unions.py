@@ -15,8 +15,8 @@ from captum_margin.attr._tent_unions import CELLS, coarse_shape, enlarge
 __all__ = ["FocusedUnions"]
 
 # Measured on the photographs the method was tuned on, with SqueezeNet: see the README.
-_CELLS_A_BUMP = 1.5  # width of the field's bumps
-_FOCUS = 1.5  # standard deviations of the map to one of the field
+_CELLS_A_BUMP = 1.25  # width of the field's bumps
+_FOCUS = 2.0  # standard deviations of the map to one of the field
 _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
 _SIZES = (0.05, 0.9)  # smallest and largest share of the image
 
@@ -32,7 +32,7 @@ class FocusedUnions:
 
     Attributes:
         presence (Tensor): How much of each patch each union keeps, (N, h * w).
-        sizes (Tensor): Share of the image that each union keeps, (N,).
+        sizes (Tensor): Patches that each union keeps, whole numbers, (N,).
         kinds (Tensor): Zeros, (N,): all are drawn alike.
     """
 
@@ -55,9 +55,11 @@ class FocusedUnions:
         height = height + _FOCUS * (focus - focus.mean()) / focus.std()
         smallest, largest = _SIZES
         shares = (torch.arange(n_unions, device=device) + 0.5).to(dtype) / n_unions
-        self.sizes = smallest + (largest - smallest) * shares
+        shares = smallest + (largest - smallest) * shares
+        # Whole numbers: sizes at equal distances are equal in any precision.
+        self.sizes = (shares * focus.numel()).round()
         self.kinds = torch.zeros(n_unions, dtype=torch.int64, device=device)
-        outside = ((1 - self.sizes) * focus.numel()).long()[:, None]
+        outside = (focus.numel() - self.sizes).long()[:, None]
         border = height.sort(dim=1).values.gather(1, outside)
         self.presence = torch.sigmoid((height - border) / _SOFTNESS)
 

@@ -72,7 +72,7 @@ class MaskedScorer:
         """Scores of the inputs themselves, (B,)."""
         return target_scores(
             self.forward_func,
-            self.inputs,
+            tuple(tensor.clone() for tensor in self.inputs),  # for in-place models
             self.target,
             self.additional_forward_args,
             softmax=self.softmax,
@@ -85,6 +85,8 @@ class MaskedScorer:
 
         Chunks run on from domain to domain, so that small ones share a forward pass.
         """
+        if not domains:
+            return []
         device = self.inputs[0].device
         counts = [len(domain) for _, domain in domains]
         owners = torch.arange(len(domains)).repeat_interleave(torch.tensor(counts))
@@ -103,21 +105,21 @@ class MaskedScorer:
                 for part, of_part in zip(
                     parts.tolist(),
                     nodes[start : start + n_rows].split(lengths.tolist()),
+                    strict=True,
                 )
             ]
             rows = examples[chunk]
             copies = tuple(
                 self._blend(index, rows.to(device), kept, buffers[index])
-                for index, kept in enumerate(zip(*masks))
+                for index, kept in enumerate(zip(*masks, strict=True))
             )
             target, args = select_rows(
                 self.target, self.additional_forward_args, rows, len(self.inputs[0])
             )
-            scores.append(
-                target_scores(
-                    self.forward_func, copies, target, args, softmax=self.softmax
-                )
+            of_chunk = target_scores(
+                self.forward_func, copies, target, args, softmax=self.softmax
             )
+            scores.append(of_chunk.clone())  # it may be a view of the buffer
             progress.update(len(rows))
         return list(torch.cat(scores).split(counts))
 

@@ -54,16 +54,17 @@ def explain_by_regions(
     domains = []
     for example, of_inputs in enumerate(partitions):
         domains.append((example, SingleRegions(*_number_scales(of_inputs), dtype)))
+    progress.reset(total=sum(len(domain) for _, domain in domains))
     scores = scorer.masked(domains, progress)
     explanations = []
-    for (example, domain), of_domain in zip(domains, scores):
+    for (example, domain), of_domain in zip(domains, scores, strict=True):
         saliency = (original[example] - of_domain).to(dtype)
         saliency = saliency if signed else saliency.abs()
         result = region_margin(saliency, domain.sizes, sided=sided)
         maps = tuple(
             of_saliency * of_influence
             for of_saliency, of_influence in zip(
-                domain.paint(saliency), domain.paint(result.influence)
+                domain.paint(saliency), domain.paint(result.influence), strict=True
             )
         )
         stage = Stage(domain, of_domain, result.influence)
@@ -105,4 +106,4 @@ def _number_scales(
         )
         scales.append([region + start for region in regions])
         start += n_regions
-    return tuple(torch.stack(of_input) for of_input in zip(*scales)), start
+    return tuple(torch.stack(of_input) for of_input in zip(*scales, strict=True)), start

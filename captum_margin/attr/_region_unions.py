@@ -25,7 +25,8 @@ class RegionUnions:
 
     Attributes:
         presence (Tensor): Whether a region is in a union, (N, U).
-        sizes (Tensor): Share of the regions that are in a union, (N,).
+        sizes (Tensor): Number of regions in each union, (N,); whole numbers, so that
+            ties are ties on every device and in every dtype.
         kinds (Tensor): Zeros, (N,): all are drawn alike.
         exhaustive (bool): Whether these are all unions.
     """
@@ -47,7 +48,7 @@ class RegionUnions:
             # Drawn on the CPU, whatever the device: one seed, one answer.
             kept = torch.rand(n_unions, n_units, generator=generator) < 0.5
         self.presence = kept.to(partition[0].device, dtype)
-        self.sizes = self.presence.mean(dim=1)
+        self.sizes = self.presence.sum(dim=1)
         self.kinds = torch.zeros_like(self.sizes, dtype=torch.int64)
 
     def __len__(self) -> int:

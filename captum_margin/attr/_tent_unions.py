@@ -19,7 +19,7 @@ __all__ = ["CELLS", "TentUnions", "coarse_shape", "enlarge"]
 
 #: Cells along the shorter side of the image.
 CELLS = 7
-#: Unions take these in turn, so that small and large ones have neighbours of their size.
+#: Unions take these in turn: small and large ones then have neighbours of their size.
 KEEP_PROBABILITIES = (0.2, 0.4, 0.6, 0.8)
 _PATCHES_A_CELL = 8
 
@@ -27,9 +27,7 @@ _PATCHES_A_CELL = 8
 def coarse_shape(size: tuple[int, int]) -> tuple[int, int]:
     """Patches along H and W on which evidence is computed: about square, 1/8 cell."""
     patches = CELLS * _PATCHES_A_CELL
-    return tuple(
-        min(side, round(side / min(size) * patches)) for side in size
-    )  # type: ignore[return-value]
+    return tuple(min(side, round(side / min(size) * patches)) for side in size)  # type: ignore[return-value]
 
 
 def enlarge(coarse: Tensor, size: tuple[int, int]) -> Tensor:

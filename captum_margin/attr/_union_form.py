@@ -22,8 +22,13 @@ __all__ = ["explain_by_region_unions", "explain_by_soft_unions"]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
-# What the second round's evidence weighs against the first's, per standard deviation.
-_SECOND_ROUND = 0.5
+# After the random unions of the first round, up to a round for each weight: what its
+# evidence weighs against the first's, per standard deviation.
+_LATER_WEIGHTS = (0.6, 0.4)
+# Fewer unions than this say too little to be a later round.
+_MIN_LATER = 90
+# Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
+_BLUR_PATCHES = 2.0
 
 
 def explain_by_soft_unions(
@@ -33,47 +38,56 @@ def explain_by_soft_unions(
     dtype: torch.dtype,
     progress: tqdm[Any],
 ) -> list[Explanation]:
-    """Explains images by soft unions, in two rounds.
+    """Explains images by soft unions, in up to three rounds.
 
-    The first half of the unions are random, the second half vary the map that the
-    first has drawn. Both rounds' evidence is added, the first's spread setting the
-    scale.
+    Half of the unions are random. The later rounds share the rest; each varies the map
+    that the rounds before it have drawn, and its evidence is added to theirs, the
+    first's spread setting the scale.
     """
     (images,) = scorer.inputs
     size = (images.shape[2], images.shape[3])
-    n_first = (n_unions + 1) // 2
+    weights = _LATER_WEIGHTS[: n_unions // 2 // _MIN_LATER]
+    n_later = n_unions // 2 // max(1, len(weights))
+    n_first = n_unions - n_later * len(weights)
     generators = [torch.Generator().manual_seed(seed) for _ in images]
+    progress.reset(total=len(images) * n_unions)
+
     tents = [
         TentUnions(n_first, size, generator, images.device, dtype)
         for generator in generators
     ]
     scores = scorer.masked(list(enumerate(tents)), progress)
-    first = [_evidence(*pair, dtype) for pair in zip(tents, scores)]
-    # Where nothing changed the score there is nothing to focus on.
-    focused = {
-        example: FocusedUnions(
-            evidence, n_unions - n_first, size, generators[example]
-        )
-        for example, (evidence, _) in enumerate(first)
-        if evidence.std() > 0
-    }
-    scores = scorer.masked(list(focused.items()), progress) if focused else []
-    second = {
-        example: _evidence(domain, of_domain, dtype)
-        for (example, domain), of_domain in zip(focused.items(), scores)
-    }
-    explanations = []
-    for example, (evidence, stage) in enumerate(first):
-        stages = (stage,)
-        if example in second:
-            variation, later = second[example]
-            stages = (stage, later)
+    first = [_evidence(*pair, dtype) for pair in zip(tents, scores, strict=True)]
+    evidence = [_blur(of_example, size) for of_example, _ in first]
+    stages: list[tuple[Stage, ...]] = [(stage,) for _, stage in first]
+    # Where nothing changed the score there is nothing to vary.
+    spreads = {i: e.std() for i, e in enumerate(evidence) if e.std() > 0}
+    for weight in weights:
+        focused = [
+            (i, FocusedUnions(evidence[i], n_later, size, generators[i]))
+            for i in spreads
+        ]
+        scores = scorer.masked(focused, progress)
+        for (i, domain), of_domain in zip(focused, scores, strict=True):
+            variation, stage = _evidence(domain, of_domain, dtype)
+            variation = _blur(variation, size)
+            stages[i] = (*stages[i], stage)
             if variation.std() > 0:
-                weight = _SECOND_ROUND * evidence.std() / variation.std()
-                evidence = evidence + weight * (variation - variation.mean())
-        coarse = evidence.view(1, *coarse_shape(size))
-        explanations.append(Explanation((enlarge(coarse, size),), stages))
-    return explanations
+                share = weight * spreads[i] / variation.std()
+                evidence[i] = evidence[i] + share * (variation - variation.mean())
+    return [
+        Explanation((enlarge(e.view(1, *coarse_shape(size)), size),), of_example)
+        for e, of_example in zip(evidence, stages, strict=True)
+    ]
+
+
+def _blur(evidence: Tensor, size: tuple[int, int]) -> Tensor:
+    """Evidence on the patches of an image, (h * w,), without what is finer."""
+    from scipy.ndimage import gaussian_filter
+
+    coarse = evidence.view(coarse_shape(size)).cpu().numpy()
+    blurred = gaussian_filter(coarse, _BLUR_PATCHES, mode="nearest")
+    return torch.from_numpy(blurred).to(evidence).flatten()
 
 
 def explain_by_region_unions(
@@ -99,6 +113,11 @@ def explain_by_region_unions(
     for example, of_inputs in enumerate(partitions):
         generator = torch.Generator().manual_seed(seed)
         n_scales = max(len(partition) for partition in of_inputs)
+        if n_scales > n_unions:
+            raise ValueError(
+                f"expected fewer partitions than n_evaluations = {n_unions + 1} "
+                f"(got {n_scales}); they share the evaluations"
+            )
         for scale in range(n_scales):
             regions, n_regions = number_regions(
                 tuple(partition[scale] for partition in of_inputs)
@@ -110,16 +129,17 @@ def explain_by_region_unions(
                     RegionUnions(regions, n_regions, n_of_scale, generator, dtype),
                 )
             )
+    progress.reset(total=sum(len(domain) for _, domain in domains))
     scores = scorer.masked(domains, progress)
     found: list[list[tuple[tuple[Tensor, ...], Stage]]] = [[] for _ in partitions]
-    for (example, domain), of_domain in zip(domains, scores):
+    for (example, domain), of_domain in zip(domains, scores, strict=True):
         evidence, stage = _evidence(domain, of_domain, dtype)
         found[example].append((domain.paint(evidence), stage))
     return [
         Explanation(
             tuple(
                 torch.stack(of_input).mean(dim=0)
-                for of_input in zip(*(maps for maps, _ in scales))
+                for of_input in zip(*(maps for maps, _ in scales), strict=True)
             ),
             tuple(stage for _, stage in scales),
         )

@@ -71,10 +71,11 @@ class MarginSaliency(PerturbationAttribution):
       region is the cross-energy of score and presence,
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u. On images
-      the regions are overlapping tents on a 7 x 7 grid and there are two rounds: the
-      second varies the map that the first has drawn. Given a ``feature_mask`` or a
-      ``segmentation_func``, they are its regions, each in half of the unions; when
-      all unions fit into ``n_evaluations``, :math:`\varphi` is the Banzhaf value.
+      the regions are overlapping tents on a 7 x 7 grid and there are up to three rounds:
+      each later one varies the map that those before it have drawn. Given a
+      ``feature_mask`` or a ``segmentation_func``, they are its regions, each in half
+      of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is
+      the Banzhaf value.
     - ``domain="regions"``: nodes are single superpixels (SLIC at six scales), each
       taken away alone; regions of like saliency are neighbours and the function is
       their size. The paper's form, see ``paper``.
@@ -251,7 +252,7 @@ class MarginSaliency(PerturbationAttribution):
         _warn_of_unmoved_scores(explanations)
         attributions = format_output(is_tuple, maps)
         if not return_details:
-            return attributions  # type: ignore[return-value]
+            return attributions
         details = MarginDetails(
             scores=scores,
             stages=tuple(explanation.stages for explanation in explanations),
@@ -266,7 +267,7 @@ class MarginSaliency(PerturbationAttribution):
                 "seed": seed,
             },
         )
-        return attributions, details  # type: ignore[return-value]
+        return attributions, details
 
     def attribute_future(self) -> None:
         """Not available: explaining takes many passes, one after another."""
@@ -288,8 +289,10 @@ class MarginSaliency(PerturbationAttribution):
                 tuple(mask[min(example, len(mask) - 1)][None] for mask in masks)
                 for example in range(n_examples)
             ]
-        if len(inputs) == 1 and is_image(inputs[0]):
-            segment = self.segmentation_func
+        segment = self.segmentation_func
+        # The user's own regions suit images of any size and type.
+        segmented = segment is not None and inputs[0].dim() == 4
+        if len(inputs) == 1 and (segmented or is_image(inputs[0])):
             if segment is None and domain == "unions":
                 return None
             segment = segment or slic_segments
@@ -319,8 +322,7 @@ def _check_options(
             f"(got {n_evaluations}); 200 is a good small budget"
         )
     assert perturbations_per_eval >= 1, (
-        "expected perturbations_per_eval of at least 1 "
-        f"(got {perturbations_per_eval})"
+        f"expected perturbations_per_eval of at least 1 (got {perturbations_per_eval})"
     )
 
 
@@ -335,7 +337,7 @@ def _check_segments(segments: Tensor, image: Tensor) -> Tensor:
 
 
 def _map_dtype(inputs: tuple[Tensor, ...]) -> torch.dtype:
-    """Half precision is too coarse to average in; integers have no maps of their own."""
+    """Half precision is too coarse to average in, and integers have no map."""
     double = any(tensor.dtype == torch.float64 for tensor in inputs)
     return torch.float64 if double else torch.float32
 
@@ -364,7 +366,8 @@ def _n_copies(explanation: Explanation) -> int:
 def _warn_of_unmoved_scores(explanations: list[Explanation]) -> None:
     for example, explanation in enumerate(explanations):
         scores = torch.cat([stage.scores for stage in explanation.stages])
-        if scores.max() == scores.min():
+        zero = not any(bool(of_input.any()) for of_input in explanation.maps)
+        if zero and scores.max() == scores.min():
             warnings.warn(
                 f"no masked copy of example {example} changed the score of the target: "
                 "its map is zero; see whether the baseline differs from the input and "

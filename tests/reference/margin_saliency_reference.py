@@ -1,0 +1,154 @@
+"""Slow restatement of MarginSaliency in NumPy, from its definitions.
+
+Dense graphs, one example, one union, one pixel at a time. Imports nothing of
+captum_margin. ``score`` is a function from one example to one number.
+"""
+
+import numpy as np
+
+from tests.reference.margin_listings import high_pass, knn_weights
+
+
+def banzhaf(value, n_units):
+    """Mean gain of each unit over all unions of the others; value of a 0/1 vector."""
+    values = np.zeros(n_units)
+    for unit in range(n_units):
+        gains = []
+        for code in range(2**n_units):
+            union = np.array([(code >> bit) & 1 for bit in range(n_units)], float)
+            if union[unit] == 0:
+                with_unit = union.copy()
+                with_unit[unit] = 1
+                gains.append(value(with_unit) - value(union))
+        values[unit] = np.mean(gains)
+    return values
+
+
+def cross_energy(scores, presence, sizes, kinds, n_neighbors=None):
+    """Evidence (U,) of every part from N unions, with a dense graph."""
+    scores, presence = np.asarray(scores, float), np.asarray(presence, float)
+    n_unions, n_units = presence.shape
+    deviation, centred = scores.copy(), presence.copy()
+    for kind in set(kinds.tolist()):
+        alike = [i for i in range(n_unions) if kinds[i] == kind]
+        deviation[alike] -= scores[alike].mean()
+        centred[alike] -= presence[alike].mean(axis=0)
+    variance = (centred**2).mean()
+    covariance = np.array(
+        [(deviation * centred[:, u]).mean() / variance for u in range(n_units)]
+    )
+    if n_neighbors is None or n_neighbors >= n_unions - 1:
+        return covariance
+    weights = knn_weights(np.asarray(sizes)[:, None], n_neighbors)
+    filtered = high_pass(weights, scores, "random_walk")
+    filtered_presence = high_pass(weights, presence, "random_walk")
+    energy = np.mean([(filtered_presence[:, u] ** 2).sum() for u in range(n_units)])
+    evidence = np.array(
+        [(filtered * filtered_presence[:, u]).sum() / energy for u in range(n_units)]
+    )
+    return evidence + (covariance.mean() - evidence.mean())
+
+
+def between(values, y, x):
+    """The bilinear surface through a grid of values at one place, flat outside."""
+    y = min(max(y, 0.0), values.shape[0] - 1.0)
+    x = min(max(x, 0.0), values.shape[1] - 1.0)
+    top, left = int(np.floor(y)), int(np.floor(x))
+    bottom, right = min(top + 1, len(values) - 1), min(left + 1, values.shape[1] - 1)
+    down, along = y - top, x - left
+    upper = (1 - along) * values[top, left] + along * values[top, right]
+    lower = (1 - along) * values[bottom, left] + along * values[bottom, right]
+    return (1 - down) * upper + down * lower
+
+
+def shifted_grid(values, shift, size, cell, samples):
+    """A shifted grid of values at the centres of (h, w) patches of an H x W image."""
+    field = np.zeros(samples)
+    for i in range(samples[0]):
+        for j in range(samples[1]):
+            y = (i + 0.5) * size[0] / samples[0]  # pixels
+            x = (j + 0.5) * size[1] / samples[1]
+            # The first grid point lies half a cell inside, less its shift.
+            field[i, j] = between(
+                values, y / cell - 0.5 + shift[0], x / cell - 0.5 + shift[1]
+            )
+    return field
+
+
+def enlarged(coarse, size):
+    """A field on patches at the pixels' centres."""
+    pixels = np.zeros(size)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y = (i + 0.5) * coarse.shape[0] / size[0] - 0.5
+            x = (j + 0.5) * coarse.shape[1] / size[1] - 0.5
+            pixels[i, j] = between(coarse, y, x)
+    return pixels
+
+
+def blurred(coarse, sigma):
+    """A field under a Gaussian cut at four sigma, the edges repeated outwards."""
+    radius = int(4 * sigma + 0.5)
+    kernel = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+    padded = np.pad(coarse, radius, mode="edge")
+    out = np.zeros(coarse.shape)
+    for i in range(coarse.shape[0]):
+        for j in range(coarse.shape[1]):
+            window = padded[i : i + 2 * radius + 1, j : j + 2 * radius + 1]
+            out[i, j] = (kernel * window).sum()
+    return out
+
+
+def focused_presence(field, focus, n_kept, strength, softness):
+    """A union around a map (P,): where map and random field (P,) are highest."""
+    height = field / field.std(ddof=1)
+    height = height + strength * (focus - focus.mean()) / focus.std(ddof=1)
+    in_order = sorted(height)
+    border = in_order[len(focus) - n_kept]
+    return 1 / (1 + np.exp(-(height - border) / softness))
+
+
+def rounds(first, later, weights):
+    """The first round's evidence and the later ones', in its spread: after each."""
+    drawn = [first]
+    for evidence, weight in zip(later, weights, strict=True):
+        variation = (evidence - evidence.mean()) / evidence.std(ddof=1)
+        drawn.append(drawn[-1] + weight * first.std(ddof=1) * variation)
+    return drawn
+
+
+def masked(example, baseline, mask):
+    """What a union shows: the example where the mask is one."""
+    return mask * example + (1 - mask) * baseline
+
+
+def regions_map(
+    score, image, baseline, partitions, signed=True, sided="below", k=10, paper=False
+):
+    """MARGIN over single regions of S partitions (S, H, W): the map (H, W)."""
+    if paper:
+        signed, sided = False, "both"
+    nodes = [(scale, r) for scale, p in enumerate(partitions) for r in np.unique(p)]
+    saliency, sizes = np.zeros(len(nodes)), np.zeros(len(nodes))
+    for i, (scale, region) in enumerate(nodes):
+        outside = (partitions[scale] != region).astype(float)
+        saliency[i] = score(image) - score(masked(image, baseline, outside))
+        sizes[i] = (partitions[scale] == region).sum()
+    if not signed:
+        saliency = np.abs(saliency)
+    weights = knn_weights(saliency[:, None], k)
+    filtered = high_pass(weights, sizes / sizes.max(), "random_walk")
+    influence = filtered**2
+    if sided == "below":
+        influence[filtered > 0] = 0
+    elif sided == "above":
+        influence[filtered < 0] = 0
+    heat = np.zeros(partitions[0].shape)
+    for y in range(heat.shape[0]):
+        for x in range(heat.shape[1]):
+            holds = [i for i, (s, r) in enumerate(nodes) if partitions[s][y, x] == r]
+            share = np.array([1 / sizes[i] for i in holds])
+            share = share / share.sum()
+            heat[y, x] = (share @ saliency[holds]) * (share @ influence[holds])
+    return heat
