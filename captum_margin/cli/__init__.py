@@ -1,0 +1,56 @@
+"""The command line ``captum-margin``: one file per command, joined here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import captum_margin
+from captum_margin.cli import demo, explain
+from captum_margin.cli._output import CommandError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv (Sequence[str], optional): Arguments after the program's name.
+            Default: None, those of the process
+
+    Returns:
+        int: Exit status: 0 if all was done, 1 if something was not (said in one line
+        on the error stream), 130 if interrupted. Wrong usage exits with 2.
+
+    Example:
+        >>> from captum_margin.cli import main
+        >>> main(["explain", "cat.jpg", "--model", "squeezenet"])
+        1
+    """
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except CommandError as error:
+        print(f"captum-margin: error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("captum-margin: interrupted", file=sys.stderr)
+        status = 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="captum-margin",
+        description="See where an image classifier finds its evidence.",
+        epilog="`captum-margin COMMAND --help` lists the options of a command.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {captum_margin.__version__}"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo.add_command(commands)
+    explain.add_command(commands)
+    return parser

@@ -1,0 +1,52 @@
+"""What the commands share: the error a user sees, and files in the output folder."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import captum_margin
+
+_ERROR_LENGTH = 300
+
+
+class CommandError(Exception):
+    """Something the user can mend; its message is shown as one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the error's message as one line of bounded length."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if len(message) > _ERROR_LENGTH:
+        message = message[: _ERROR_LENGTH - 3] + "..."
+    return message
+
+
+def make_folder(path: Path) -> Path:
+    """Creates the output folder and makes sure, before any work, that it takes files.
+
+    Raises:
+        CommandError: If it cannot be created or written to.
+    """
+    probe = path / ".captum-margin"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise CommandError(
+            f"cannot write to the folder {path}: {reason}; choose another with --out"
+        ) from None
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions an explanation depends on."""
+    packages = ("captum", "torch", "torchvision", "torch-geometric", "scikit-image")
+    return {
+        "captum_margin": captum_margin.__version__,
+        **{package: metadata.version(package) for package in packages},
+        "python": platform.python_version(),
+    }

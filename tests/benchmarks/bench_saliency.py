@@ -1,0 +1,218 @@
+"""Faithfulness of saliency maps on 100 photographs, ours and the peers', in one run.
+
+Resumable: every map and every record is kept in ``--cache`` as soon as it is made, and
+what is there is not made again. Several processes may share the photographs
+(``--part 0/2`` and ``--part 1/2``). ``--report`` gathers the records into the JSON
+beside this file and prints the table.
+
+    CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.bench_saliency --cache DIR
+    CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.bench_saliency --cache DIR --report
+
+The photographs are numbers 2, 7, 12, ... of ``imagenet_sample`` in the order of their
+names; the method was tuned on numbers 0, 5, 10, ..., never on these. The class explained
+is the one the network predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_margin.metrics import average_drop, insertion_deletion
+
+from .saliency_methods import (
+    CHUNK,
+    PEERS,
+    SEGMENTS,
+    CountedSqueezeNet,
+    Photograph,
+    margin_saliency,
+)
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+N_STEPS = 20
+OURS = {
+    "MarginSaliency": {},
+    "MarginSaliency-200": {"n_evaluations": 200},
+    "MarginSaliency-paper": {"paper": True},
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def load_image(path: Path) -> Tensor:
+    """The standard preprocessing: short side 256, centre crop 224, normalised."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    preprocess = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(256, antialias=True),
+            v2.CenterCrop(224),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    return (preprocess(Image.open(path).convert("RGB"))[None] - MEAN) / STD
+
+
+def superpixels(image: Tensor) -> Tensor:
+    from captum_margin.attr import slic_segments
+
+    return slic_segments(image[0], n_segments=SEGMENTS)
+
+
+def make_record(photo: Photograph, attribution: Tensor) -> dict[str, float]:
+    """Scores of one map; the settings are those of the report's ``metrics`` entry."""
+    curves = insertion_deletion(
+        photo.model,
+        photo.image,
+        attribution[None, None],
+        photo.target,
+        n_steps=N_STEPS,
+        perturbations_per_eval=CHUNK,
+    )
+    black = ((0 - MEAN) / STD).expand_as(photo.image)
+    record = {
+        "insertion": float(curves.insertion_auc[0]),
+        "deletion": float(curves.deletion_auc[0]),
+    }
+    for name, options in {
+        "soft": {"keep": None, "baseline": 0.0},
+        "keep20": {"keep": 0.2, "baseline": black},
+    }.items():
+        drop = average_drop(
+            photo.model, photo.image, attribution[None, None], photo.target, **options
+        )
+        record[f"drop_{name}"] = float(drop.drop[0])
+        record[f"increase_{name}"] = float(drop.increase[0])
+        record[f"mask_mean_{name}"] = float(drop.mask_mean[0])
+    return record
+
+
+def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> None:
+    """Makes the maps and records that are missing."""
+    which, parts = (int(number) for number in part.split("/"))
+    model = CountedSqueezeNet(str(data / "models" / "squeezenet1_0_imagenet.pt"))
+    paths = sorted((data / "imagenet_sample").glob("*.jpg"))[2::5][:limit]
+    cache.mkdir(parents=True, exist_ok=True)
+    for path in paths[which::parts]:
+        image = load_image(path)
+        with torch.no_grad():
+            target = int(model(image).argmax())
+        photo = Photograph(model, image, target, superpixels(image), seed=0)
+        for name in names:
+            record_path = cache / f"{path.stem}.{name}.json"
+            if record_path.exists():
+                continue
+            map_path = cache / f"{path.stem}.{name}.npz"
+            if not map_path.exists():
+                model.n_forward = 0
+                start = time.perf_counter()
+                if name in OURS:
+                    attribution = margin_saliency(photo, **OURS[name])
+                else:
+                    attribution = PEERS[name](photo)
+                seconds = time.perf_counter() - start
+                np.savez_compressed(
+                    map_path,
+                    map=attribution.numpy(),
+                    seconds=seconds,
+                    n_forward=model.n_forward,
+                )
+            saved = np.load(map_path)
+            record = make_record(photo, torch.from_numpy(saved["map"]))
+            record["seconds"] = float(saved["seconds"])
+            record["n_forward"] = int(saved["n_forward"])
+            record_path.write_text(json.dumps(record))
+        print(path.stem, flush=True)
+
+
+def report(cache: Path, out: Path) -> None:
+    """Means and standard errors over the photographs all methods have finished."""
+    records: dict[str, dict[str, dict[str, float]]] = {}
+    for path in cache.glob("*.json"):
+        stem, name, _ = path.name.split(".")
+        records.setdefault(name, {})[stem] = json.loads(path.read_text())
+    stems = sorted(set.intersection(*(set(of) for of in records.values())))
+    rows = {}
+    for name, of in records.items():
+        table = {key: np.array([of[s][key] for s in stems]) for key in of[stems[0]]}
+        table["insertion_minus_deletion"] = table["insertion"] - table["deletion"]
+        rows[name] = {
+            key: {
+                "mean": float(values.mean()),
+                "standard_error": float(values.std(ddof=1) / len(stems) ** 0.5),
+            }
+            for key, values in table.items()
+        }
+    ranked = sorted(
+        rows.items(), key=lambda row: -row[1]["insertion_minus_deletion"]["mean"]
+    )
+    print(f"{len(stems)} photographs")
+    columns = ("insertion_minus_deletion", "insertion", "deletion", "drop_keep20")
+    columns += ("increase_keep20", "drop_soft", "increase_soft", "n_forward", "seconds")
+    print(f"{'':22s}" + "".join(f"{name[-16:]:>18s}" for name in columns))
+    for name, row in ranked:
+        cells = (f"{row[c]['mean']:.3f}±{row[c]['standard_error']:.3f}" for c in columns)
+        print(f"{name:22s}" + "".join(f"{cell:>18s}" for cell in cells))
+    out.parent.mkdir(exist_ok=True)
+    settings = {
+        "command": "python -m tests.benchmarks.bench_saliency",
+        "seed": 0,
+        "photographs": stems,
+        "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "metrics": {
+            "insertion": "softmax; from a blurred image; the metric's defaults",
+            "deletion": "softmax; to the image's mean colour; the metric's defaults",
+            "n_steps": N_STEPS,
+            "keep20": "20% of the pixels kept, black elsewhere",
+            "soft": "map scaled to [0, 1] times the image, ImageNet mean elsewhere",
+        },
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
+    out.write_text(json.dumps({"settings": settings, "methods": dict(ranked)}, indent=1))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what was run."""
+    import importlib.metadata
+
+    names = ("captum", "torch", "torchvision", "grad-cam", "scikit-image", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found}
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=[*OURS, *PEERS])
+    parser.add_argument("--part", default="0/1", help="this process' share, as 0/2")
+    parser.add_argument("--photographs", type=int, default=100)
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
+    arguments = parser.parse_args()
+    if arguments.report:
+        report(arguments.cache, arguments.out)
+    else:
+        run(
+            Path(os.environ["CAPTUM_MARGIN_DATA"]),
+            arguments.cache,
+            arguments.methods,
+            arguments.part,
+            arguments.photographs,
+        )
+
+
+if __name__ == "__main__":
+    main()
