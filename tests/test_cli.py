@@ -314,8 +314,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         ([], "COMMAND"),
         (["paint"], "invalid choice"),
         (["explain"], "IMAGE"),
-        (["explain", "a.jpg", "--n-evaluations", "0"], "positive number"),
-        (["explain", "a.jpg", "--n-evaluations", "many"], "positive number (got many)"),
+        (["explain", "a.jpg", "--n-evaluations", "0"], "16 forward passes or more"),
+        (["explain", "a.jpg", "--n-evaluations", "many"], "or more (got many)"),
         (["explain", "a.jpg", "--method", "guess"], "invalid choice"),
     ],
 )

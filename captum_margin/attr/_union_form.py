@@ -49,15 +49,14 @@ def explain_by_soft_unions(
     weights = _LATER_WEIGHTS[: n_unions // 2 // _MIN_LATER]
     n_later = n_unions // 2 // max(1, len(weights))
     n_first = n_unions - n_later * len(weights)
-    generators = [torch.Generator().manual_seed(seed) for _ in images]
     progress.reset(total=len(images) * n_unions)
 
-    tents = [
-        TentUnions(n_first, size, generator, images.device, dtype)
-        for generator in generators
-    ]
-    scores = scorer.masked(list(enumerate(tents)), progress)
-    first = [_evidence(*pair, dtype) for pair in zip(tents, scores, strict=True)]
+    # Every example sees the same random unions, and draws on from there by itself.
+    generator = torch.Generator().manual_seed(seed)
+    tents = TentUnions(n_first, size, generator, images.device, dtype)
+    generators = [_copy(generator) for _ in images]
+    scores = scorer.masked([(i, tents) for i in range(len(images))], progress)
+    first = [_evidence(tents, of_example, dtype) for of_example in scores]
     evidence = [_blur(of_example, size) for of_example, _ in first]
     stages: list[tuple[Stage, ...]] = [(stage,) for _, stage in first]
     # Where nothing changed the score there is nothing to vary.
@@ -79,6 +78,12 @@ def explain_by_soft_unions(
         Explanation((enlarge(e.view(1, *coarse_shape(size)), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    copy = torch.Generator()
+    copy.set_state(generator.get_state())
+    return copy
 
 
 def _blur(evidence: Tensor, size: tuple[int, int]) -> Tensor:

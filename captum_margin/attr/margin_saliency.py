@@ -37,7 +37,8 @@ from captum_margin.signal.protocol import Sided
 
 __all__ = ["MarginDetails", "MarginSaliency"]
 
-_MIN_EVALUATIONS = 16
+#: Fewer forward passes say nothing.
+MIN_EVALUATIONS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,8 @@ class MarginSaliency(PerturbationAttribution):
       region is the cross-energy of score and presence,
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u. On images
-      the regions are overlapping tents on a 7 x 7 grid and there are up to three rounds:
-      each later one varies the map that those before it have drawn. Given a
+      the regions are overlapping tents on a 7 x 7 grid and there are up to three
+      rounds: each later one varies the map that those before it have drawn. Given a
       ``feature_mask`` or a ``segmentation_func``, they are its regions, each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is
       the Banzhaf value.
@@ -188,12 +189,13 @@ class MarginSaliency(PerturbationAttribution):
             AssertionError: If the target does not fit the model's output, or baselines
                 or masks do not fit the inputs, as in Captum.
             TypeError: If the model does not return a tensor.
-            ValueError: If an option is out of its range, or inputs or outputs hold NaN
-                or infinity.
+            ValueError: If an option is out of its range, regions cannot be made of the
+                inputs, or inputs or outputs hold NaN or infinity.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
-        pass at 224 x 224 on one CPU core, and memory for two chunks of masked copies
-        and, for each example, N * 3136 numbers (soft unions) or N * U (regions).
+        pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
+        and, for each example, N * 3136 numbers (soft unions) or N * U (regions),
+        whatever the size of the image.
 
         Examples::
 
@@ -203,10 +205,10 @@ class MarginSaliency(PerturbationAttribution):
             >>> model = lambda x: x[:, :, :8, :8].mean(dim=(1, 2, 3))
             >>> image = torch.zeros(1, 3, 32, 32)
             >>> image[:, :, :8, :8] = 1.0
-            >>> map = MarginSaliency(model).attribute(image, n_evaluations=100)
+            >>> map = MarginSaliency(model).attribute(image, n_evaluations=200)
             >>> map.shape
             torch.Size([1, 3, 32, 32])
-            >>> bool(map[0, 0, :8, :8].min() > map[0, 0, 16:, 16:].max())
+            >>> bool(map[0, 0, :8, :8].mean() > 5 * map[0, 0, 8:, 8:].abs().mean())
             True
         """
         if paper:
@@ -290,9 +292,13 @@ class MarginSaliency(PerturbationAttribution):
                 for example in range(n_examples)
             ]
         segment = self.segmentation_func
+        if segment is not None and (len(inputs) > 1 or inputs[0].dim() != 4):
+            raise ValueError(
+                "expected one input of shape (B, C, H, W) for segmentation_func (got "
+                f"{[tuple(tensor.shape) for tensor in inputs]}); pass a feature_mask"
+            )
         # The user's own regions suit images of any size and type.
-        segmented = segment is not None and inputs[0].dim() == 4
-        if len(inputs) == 1 and (segmented or is_image(inputs[0])):
+        if segment is not None or (len(inputs) == 1 and is_image(inputs[0])):
             if segment is None and domain == "unions":
                 return None
             segment = segment or slic_segments
@@ -316,9 +322,9 @@ def _check_options(
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if n_evaluations < _MIN_EVALUATIONS:
+    if n_evaluations < MIN_EVALUATIONS:
         raise ValueError(
-            f"expected n_evaluations of at least {_MIN_EVALUATIONS} "
+            f"expected n_evaluations of at least {MIN_EVALUATIONS} "
             f"(got {n_evaluations}); 200 is a good small budget"
         )
     assert perturbations_per_eval >= 1, (

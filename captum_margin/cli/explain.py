@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_margin.attr.margin_saliency import MIN_EVALUATIONS
 from captum_margin.cli._classifier import Classifier, check_name, load
 from captum_margin.cli._methods import METHODS, TITLES
 from captum_margin.cli._output import CommandError, make_folder, one_line, versions
@@ -68,7 +69,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument(
         "--n-evaluations",
-        type=_positive,
+        type=_budget,
         default=800,
         metavar="N",
         help="forward passes to spend on an image; fewer is faster and coarser "
@@ -276,7 +277,9 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number (got {text})")
+def _budget(text: str) -> int:
+    if not text.isdecimal() or int(text) < MIN_EVALUATIONS:
+        raise argparse.ArgumentTypeError(
+            f"expected {MIN_EVALUATIONS} forward passes or more (got {text})"
+        )
     return int(text)

@@ -263,3 +263,9 @@ def test_one_seed_one_answer_on_every_device(form):
     found = explain(model.cuda(), x.cuda(), form)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_segmentation_func_needs_one_image():
+    explainer = MarginSaliency(lambda x: x.sum(dim=1), lambda image: image[:1].long())
+    with pytest.raises(ValueError, match="expected one input of shape"):
+        explainer.attribute(torch.ones(2, 5))

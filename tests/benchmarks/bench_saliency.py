@@ -5,12 +5,14 @@ what is there is not made again. Several processes may share the photographs
 (``--part 0/2`` and ``--part 1/2``). ``--report`` gathers the records into the JSON
 beside this file and prints the table.
 
-    CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.bench_saliency --cache DIR
-    CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.bench_saliency --cache DIR --report
+    export CAPTUM_MARGIN_DATA=...
+    python -m tests.benchmarks.bench_saliency --cache DIR
+    python -m tests.benchmarks.bench_saliency --cache DIR --report
 
 The photographs are numbers 2, 7, 12, ... of ``imagenet_sample`` in the order of their
-names; the method was tuned on numbers 0, 5, 10, ..., never on these. The class explained
-is the one the network predicts.
+names; the method was tuned on numbers 0, 5, 10, ..., never on these. The class
+explained is the one the network predicts. With glibc, set MALLOC_TRIM_THRESHOLD_ and
+MALLOC_TOP_PAD_ high: half of the time goes to page faults otherwise.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ OURS = {
     "MarginSaliency-200": {"n_evaluations": 200},
     "MarginSaliency-paper": {"paper": True},
 }
+MAIN = "insertion_minus_deletion"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -137,39 +140,48 @@ def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> Non
 
 
 def report(cache: Path, out: Path) -> None:
-    """Means and standard errors over the photographs all methods have finished."""
+    """Means, standard errors, and paired differences to MarginSaliency.
+
+    Every method is averaged over the photographs it has finished (``photographs``);
+    the difference is over those that MarginSaliency has finished too.
+    """
     records: dict[str, dict[str, dict[str, float]]] = {}
-    for path in cache.glob("*.json"):
+    for path in sorted(cache.glob("*.json")):
         stem, name, _ = path.name.split(".")
-        records.setdefault(name, {})[stem] = json.loads(path.read_text())
-    stems = sorted(set.intersection(*(set(of) for of in records.values())))
+        record = json.loads(path.read_text())
+        record[MAIN] = record["insertion"] - record["deletion"]
+        records.setdefault(name, {})[stem] = record
+    ours = records["MarginSaliency"]
     rows = {}
     for name, of in records.items():
-        table = {key: np.array([of[s][key] for s in stems]) for key in of[stems[0]]}
-        table["insertion_minus_deletion"] = table["insertion"] - table["deletion"]
+        keys = next(iter(of.values()))
         rows[name] = {
-            key: {
-                "mean": float(values.mean()),
-                "standard_error": float(values.std(ddof=1) / len(stems) ** 0.5),
-            }
-            for key, values in table.items()
+            "photographs": len(of),
+            "metrics": {
+                key: mean_and_error([r[key] for r in of.values()]) for key in keys
+            },
+            "paired": {
+                key: mean_and_error(
+                    [ours[s][key] - of[s][key] for s in of if s in ours]
+                )
+                for key in (MAIN, "drop_keep20")
+            },
         }
-    ranked = sorted(
-        rows.items(), key=lambda row: -row[1]["insertion_minus_deletion"]["mean"]
-    )
-    print(f"{len(stems)} photographs")
-    columns = ("insertion_minus_deletion", "insertion", "deletion", "drop_keep20")
-    columns += ("increase_keep20", "drop_soft", "increase_soft", "n_forward", "seconds")
-    print(f"{'':22s}" + "".join(f"{name[-16:]:>18s}" for name in columns))
-    for name, row in ranked:
-        cells = (f"{row[c]['mean']:.3f}±{row[c]['standard_error']:.3f}" for c in columns)
-        print(f"{name:22s}" + "".join(f"{cell:>18s}" for cell in cells))
+    rows = dict(sorted(rows.items(), key=lambda row: -row[1]["metrics"][MAIN]["mean"]))
+    columns = (MAIN, "insertion", "deletion", "drop_keep20", "increase_keep20")
+    columns += ("drop_soft", "increase_soft", "mask_mean_soft", "n_forward", "seconds")
+    print(f"{'':22s}" + "".join(f"{name[-16:]:>18s}" for name in columns) + "  paired")
+    for name, row in rows.items():
+        cells = [row["metrics"][column] for column in columns]
+        cells.append(row["paired"][MAIN])
+        print(f"{name:22s}" + "".join(f"{show(cell):>18s}" for cell in cells))
     out.parent.mkdir(exist_ok=True)
     settings = {
         "command": "python -m tests.benchmarks.bench_saliency",
         "seed": 0,
-        "photographs": stems,
+        "photographs": sorted(ours),
         "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "paired": "MarginSaliency minus the method, on the same photographs",
         "metrics": {
             "insertion": "softmax; from a blurred image; the metric's defaults",
             "deletion": "softmax; to the image's mean colour; the metric's defaults",
@@ -180,7 +192,19 @@ def report(cache: Path, out: Path) -> None:
         "versions": versions(),
         "threads": torch.get_num_threads(),
     }
-    out.write_text(json.dumps({"settings": settings, "methods": dict(ranked)}, indent=1))
+    out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1))
+
+
+def mean_and_error(values: list[float]) -> dict[str, float]:
+    """The mean of some values and its standard error."""
+    array = np.array(values)
+    error = array.std(ddof=1) / len(array) ** 0.5
+    return {"mean": float(array.mean()), "standard_error": float(error)}
+
+
+def show(cell: dict[str, float]) -> str:
+    """A mean and its standard error in print."""
+    return f"{cell['mean']:.3f}±{cell['standard_error']:.3f}"
 
 
 def versions() -> dict[str, str]:

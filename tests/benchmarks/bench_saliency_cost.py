@@ -136,7 +136,9 @@ def main() -> None:
         "seed": 0,
         "versions": versions(),
     }
-    arguments.out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1))
+    arguments.out.write_text(
+        json.dumps({"settings": settings, "methods": rows}, indent=1)
+    )
 
 
 if __name__ == "__main__":

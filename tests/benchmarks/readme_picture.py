@@ -1,6 +1,6 @@
 """Draws the README's picture: scikit-image's cat, Grad-CAM and MarginSaliency.
 
-    CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.readme_picture
+CAPTUM_MARGIN_DATA=... python -m tests.benchmarks.readme_picture
 """
 
 from __future__ import annotations
