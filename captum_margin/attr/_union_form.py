@@ -22,11 +22,14 @@ __all__ = ["explain_by_region_unions", "explain_by_soft_unions"]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
-# After the random unions of the first round, up to a round for each weight: what its
-# evidence weighs against the first's, per standard deviation.
+# After the random unions of the first round, a round for each weight: what its evidence
+# weighs against the first's, per standard deviation.
 _LATER_WEIGHTS = (0.6, 0.4)
-# Fewer unions than this say too little to be a later round.
+# A later round has a quarter of all unions, but this many if the first keeps as many;
+# where there are fewer than the last in all, what the first round draws is too rough
+# to be varied.
 _MIN_LATER = 90
+_MIN_UNIONS = 150
 # Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
 _BLUR_PATCHES = 2.0
 
@@ -38,16 +41,16 @@ def explain_by_soft_unions(
     dtype: torch.dtype,
     progress: tqdm[Any],
 ) -> list[Explanation]:
-    """Explains images by soft unions, in up to three rounds.
+    """Explains images by soft unions, in three rounds or one.
 
-    Half of the unions are random. The later rounds share the rest; each varies the map
-    that the rounds before it have drawn, and its evidence is added to theirs, the
-    first's spread setting the scale.
+    The first unions are random. Each later round varies the map that the rounds before
+    it have drawn, and its evidence is added to theirs, the first's spread setting the
+    scale.
     """
     (images,) = scorer.inputs
     size = (images.shape[2], images.shape[3])
-    weights = _LATER_WEIGHTS[: n_unions // 2 // _MIN_LATER]
-    n_later = n_unions // 2 // max(1, len(weights))
+    weights = _LATER_WEIGHTS if n_unions >= _MIN_UNIONS else ()
+    n_later = max(n_unions // 4, min(n_unions // 3, _MIN_LATER))
     n_first = n_unions - n_later * len(weights)
     progress.reset(total=len(images) * n_unions)
 

@@ -72,7 +72,7 @@ class MarginSaliency(PerturbationAttribution):
       region is the cross-energy of score and presence,
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u. On images
-      the regions are overlapping tents on a 7 x 7 grid and there are up to three
+      the regions are overlapping tents on a 7 x 7 grid and there are three
       rounds: each later one varies the map that those before it have drawn. Given a
       ``feature_mask`` or a ``segmentation_func``, they are its regions, each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is

@@ -57,12 +57,13 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
 
 @pytest.mark.parametrize("size", [(80, 64), (16, 24)])
 def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
-    monkeypatch.setattr(_union_form, "_MIN_LATER", 18)
+    monkeypatch.setattr(_union_form, "_MIN_UNIONS", 75)
+    monkeypatch.setattr(_union_form, "_MIN_LATER", 20)
     image, model = models.images(1, 3, *size), models.conv(seed=5)
     found, details = explain_one(model, image, 1, n_evaluations=76, seed=7)
     stages, score = details.stages[0], numpy_score(model, 1)
     weights = _union_form._LATER_WEIGHTS
-    n_later = 75 // 2 // len(weights)
+    n_later = 20  # more than a quarter, less than a third of 75
     counts = [75 - n_later * len(weights)] + [n_later] * len(weights)
     assert [len(stage.scores) for stage in stages] == counts
     pixels = image[0].numpy()
@@ -92,14 +93,19 @@ def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_evaluations", "n_rounds"), [(100, 1), (200, 2), (400, 3), (401, 3)]
+    ("n_evaluations", "rounds"),
+    [
+        (150, [149]),
+        (151, [50, 50, 50]),
+        (200, [67, 66, 66]),
+        (300, [119, 90, 90]),
+        (400, [201, 99, 99]),
+    ],
 )
-def test_small_budgets_have_fewer_rounds(n_evaluations, n_rounds):
+def test_rounds_share_the_budget(n_evaluations, rounds):
     image, model = models.images(1, 3, 16, 16), models.conv()
     _, details = explain_one(model, image, 0, n_evaluations=n_evaluations)
-    stages = details.stages[0]
-    assert len(stages) == n_rounds
-    assert 1 + sum(len(stage.scores) for stage in stages) == n_evaluations
+    assert [len(stage.scores) for stage in details.stages[0]] == rounds
     assert details.n_forward == n_evaluations
 
 
