@@ -23,6 +23,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 N_STEPS = 20
 OURS = {
     "MarginSaliency": {},
+    "MarginSaliency-400": {"n_evaluations": 400},
     "MarginSaliency-200": {"n_evaluations": 200},
     "MarginSaliency-paper": {"paper": True},
 }
@@ -168,13 +170,7 @@ def report(cache: Path, out: Path) -> None:
             },
         }
     rows = dict(sorted(rows.items(), key=lambda row: -row[1]["metrics"][MAIN]["mean"]))
-    columns = (MAIN, "insertion", "deletion", "drop_keep20", "increase_keep20")
-    columns += ("drop_soft", "increase_soft", "mask_mean_soft", "n_forward", "seconds")
-    print(f"{'':22s}" + "".join(f"{name[-16:]:>18s}" for name in columns) + "  paired")
-    for name, row in rows.items():
-        cells = [row["metrics"][column] for column in columns]
-        cells.append(row["paired"][MAIN])
-        print(f"{name:22s}" + "".join(f"{show(cell):>18s}" for cell in cells))
+    print_table(rows)
     out.parent.mkdir(exist_ok=True)
     settings = {
         "command": "python -m tests.benchmarks.bench_saliency",
@@ -202,9 +198,29 @@ def mean_and_error(values: list[float]) -> dict[str, float]:
     return {"mean": float(array.mean()), "standard_error": float(error)}
 
 
+def print_table(rows: dict[str, dict[str, Any]]) -> None:
+    """Prints the README's table."""
+    columns = {
+        MAIN: "insertion - deletion ↑",
+        "insertion": "insertion ↑",
+        "deletion": "deletion ↓",
+        "drop_keep20": "drop, 20% kept ↓",
+        "drop_soft": "drop, soft mask ↓",
+        "mask_mean_soft": "mean of the mask",
+    }
+    print("| method | passes | " + " | ".join(columns.values()), end="")
+    print(" | ours minus it, paired | photographs |")
+    print("|---|" + "---|" * (len(columns) + 3))
+    for name, row in rows.items():
+        cells = [f"{row['metrics']['n_forward']['mean']:.0f}"]
+        cells += [show(row["metrics"][column]) for column in columns]
+        cells += [show(row["paired"][MAIN]), str(row["photographs"])]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
 def show(cell: dict[str, float]) -> str:
     """A mean and its standard error in print."""
-    return f"{cell['mean']:.3f}±{cell['standard_error']:.3f}"
+    return f"{cell['mean']:.3f} ± {cell['standard_error']:.3f}"
 
 
 def versions() -> dict[str, str]:
