@@ -9,7 +9,14 @@ where the function changes against its neighbourhood are the answer.
 - :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
 """
 
-from captum_margin import attr, metrics, signal, viz
+import warnings
+
+with warnings.catch_warnings():
+    # torch_geometric scripts functions when it is imported, which PyTorch deprecates:
+    # nothing that a user of this package could mend.
+    warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
+    warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+    from captum_margin import attr, metrics, signal, viz
 
 __all__ = ["__version__", "attr", "metrics", "signal", "viz"]
 
