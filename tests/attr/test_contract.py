@@ -5,6 +5,7 @@ import io
 import pickle
 from contextlib import redirect_stderr
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel
@@ -105,10 +106,15 @@ def test_visualize_image_attr(channels):
     x, model = models.images(1, channels), models.conv(channels)
     found = explain(model, x)
     attribution, image = (t[0].permute(1, 2, 0).numpy() for t in (found, x))
-    figure, _ = viz.visualize_image_attr(
+    figure, axis = viz.visualize_image_attr(
         attribution, image.clip(0, 1), "heat_map", "all", use_pyplot=False
     )
+    drawn = np.asarray(axis.images[0].get_array(), dtype=float)
     plt.close(figure)
+    # Captum sums the channels, scales by an outlier threshold and clips.
+    shown, summed = drawn[abs(drawn) < 1], attribution.sum(axis=2)[abs(drawn) < 1]
+    scale = (summed @ shown) / (shown @ shown)
+    np.testing.assert_allclose(summed, scale * shown, rtol=1e-6, atol=1e-9)
 
 
 def test_target_forms():
