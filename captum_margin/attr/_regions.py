@@ -51,7 +51,7 @@ def slic_segments(
     Raises:
         ValueError: If ``image`` has not three axes or ``n_segments`` is below 1.
 
-    Cost: one SLIC a scale, about 20 ms each for 224 x 224 on a CPU core.
+    Cost: one SLIC a scale, under a tenth of a second each for 224 x 224 on a CPU core.
 
     Example::
 

@@ -1,5 +1,7 @@
 """Inputs and models of every kind; what they are left as; what is refused."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -269,3 +271,15 @@ def test_segmentation_func_needs_one_image():
     explainer = MarginSaliency(lambda x: x.sum(dim=1), lambda image: image[:1].long())
     with pytest.raises(ValueError, match="expected one input of shape"):
         explainer.attribute(torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(5), nn.Dropout(0.5)])
+def test_a_model_in_train_mode_warns_and_stays_in_it(layer):
+    model = nn.Sequential(layer, nn.Linear(5, 2)).train()
+    with pytest.warns(UserWarning, match="train mode"):
+        MarginSaliency(model).attribute(torch.rand(4, 5), target=0)
+    assert model.training and layer.training
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MarginSaliency(model).attribute(torch.rand(4, 5), target=0)

@@ -10,9 +10,10 @@ beside this file and prints the table.
     python -m tests.benchmarks.bench_saliency --cache DIR --report
 
 The photographs are numbers 2, 7, 12, ... of ``imagenet_sample`` in the order of their
-names; the method was tuned on numbers 0, 5, 10, ..., never on these. The class
-explained is the one the network predicts. With glibc, set MALLOC_TRIM_THRESHOLD_ and
-MALLOC_TOP_PAD_ high: half of the time goes to page faults otherwise.
+names; constants were chosen on numbers 0, 5, 10, .... That early versions did badly
+with 200 passes showed on the first of these, and led to other trials on those. The
+class explained is the one the network predicts. With glibc, set MALLOC_TRIM_THRESHOLD_
+and MALLOC_TOP_PAD_ high: half of the time goes to page faults otherwise.
 """
 
 from __future__ import annotations
@@ -177,6 +178,7 @@ def report(cache: Path, out: Path) -> None:
         "seed": 0,
         "photographs": sorted(ours),
         "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "seconds": "wall clock on a shared machine under changing load: not comparable",
         "paired": "MarginSaliency minus the method, on the same photographs",
         "metrics": {
             "insertion": "softmax; from a blurred image; the metric's defaults",
