@@ -1,13 +1,23 @@
-"""Baselines and feature masks as users give them, made ready."""
+"""What users give: baselines, feature masks and models, checked and made ready."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from captum_margin.attr._regions import is_image
 
-__all__ = ["expand_baselines", "expand_feature_mask", "number_regions"]
+__all__ = [
+    "expand_baselines",
+    "expand_feature_mask",
+    "number_regions",
+    "warn_of_training",
+]
 
 
 def expand_baselines(
@@ -103,3 +113,16 @@ def number_regions(masks: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
     return tuple(
         part.view_as(mask) for part, mask in zip(parts, masks, strict=True)
     ), len(ids)
+
+
+def warn_of_training(forward_func: Callable[..., Tensor]) -> None:
+    """Captum leaves the mode alone, so that such a model is changed by being asked."""
+    if isinstance(forward_func, torch.nn.Module) and any(
+        module.training and isinstance(module, (_BatchNorm, _DropoutNd))
+        for module in forward_func.modules()
+    ):
+        warnings.warn(
+            "the model is in train mode: dropout makes its scores random and every "
+            "forward pass moves its batch statistics; call model.eval() first",
+            stacklevel=3,
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from captum._utils.common import (
@@ -17,20 +18,31 @@ from captum._utils.common import (
     _run_forward,
     _select_targets,
 )
+from captum._utils.gradient import (
+    _extract_device_ids,
+    _forward_layer_distributed_eval,
+    _gather_distributed_tensors,
+    compute_layer_gradients_and_eval,
+)
 from captum._utils.typing import (
     BaselineType,
     TargetType,
     TensorOrTupleOfTensorsGeneric,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "BaselineType",
     "TargetType",
     "TensorOrTupleOfTensorsGeneric",
+    "check_output",
     "format_inputs",
     "format_output",
+    "layer_and_output",
+    "layer_gradients",
     "select_rows",
+    "select_targets",
+    "take_rows",
     "target_outputs",
     "target_scores",
 ]
@@ -84,7 +96,18 @@ def target_outputs(
         TypeError: If the output is no tensor.
         ValueError: If the output holds NaN or infinity.
     """
-    output = _run_forward(forward_func, inputs, None, additional_forward_args)
+    output: Tensor = _run_forward(forward_func, inputs, None, additional_forward_args)
+    check_output(output)
+    return output
+
+
+def check_output(output: object) -> None:
+    """Refuses what cannot be scored.
+
+    Raises:
+        TypeError: If the output is no tensor.
+        ValueError: If the output holds NaN or infinity.
+    """
     if not isinstance(output, Tensor):
         raise TypeError(
             f"expected forward_func to return a tensor (got {type(output).__name__}); "
@@ -95,7 +118,78 @@ def target_outputs(
             "expected finite model outputs (got NaN or infinity); check the model "
             "and the scale of its inputs"
         )
-    return output
+
+
+def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
+    """One entry of ``output`` for each of its n rows, (n,).
+
+    Raises:
+        AssertionError: If the target does not fit the output (as in Captum), or if
+            there is more than one entry per row and no target.
+    """
+    selected: Tensor = _select_targets(output, target)
+    assert selected.numel() == rows, (
+        f"Target not provided when necessary: expected one score per example, "
+        f"({rows},) (got {tuple(selected.shape)}); pass `target`, and let "
+        "forward_func score every example of a batch by itself."
+    )
+    return selected.reshape(rows)
+
+
+def layer_and_output(
+    forward_func: Callable[..., Tensor],
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+    *,
+    device_ids: list[int] | None = None,
+    attribute_to_layer_input: bool = False,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The tensors at a layer and the model's output, in one forward pass.
+
+    Layers that are changed in place and models in ``DataParallel`` are what Captum
+    makes of them: the values before the change, gathered from all devices.
+
+    Raises:
+        AssertionError: If the layer is not run (as in Captum).
+    """
+    saved, output = _forward_layer_distributed_eval(
+        forward_func,
+        inputs,
+        layer,
+        additional_forward_args=additional_forward_args,
+        attribute_to_layer_input=attribute_to_layer_input,
+        forward_hook_with_return=True,
+    )
+    check_output(output)
+    device_ids = _extract_device_ids(forward_func, saved, device_ids)
+    return _gather_distributed_tensors(saved[layer], device_ids), output
+
+
+def layer_gradients(
+    score_func: Callable[..., Tensor],
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+    *,
+    device_ids: list[int] | None = None,
+    attribute_to_layer_input: bool = False,
+    grad_kwargs: dict[str, Any] | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Gradients of one score a row with respect to a layer's tensors, and these.
+
+    Gradients are enabled inside, and no parameter's ``.grad`` is touched.
+    """
+    gradients, values = compute_layer_gradients_and_eval(
+        score_func,
+        layer,
+        inputs,
+        additional_forward_args=additional_forward_args,
+        device_ids=device_ids,
+        attribute_to_layer_input=attribute_to_layer_input,
+        grad_kwargs=grad_kwargs,
+    )
+    return gradients, values
 
 
 def target_scores(
@@ -129,7 +223,6 @@ def target_scores(
             there is more than one score per row and no target.
     """
     output = target_outputs(forward_func, inputs, additional_forward_args)
-    rows = inputs[0].shape[0]
     if softmax and output.dim() == 2 and output.shape[1] > 1:
         if (output >= 0).all() and (output.sum(dim=1) - 1).abs().max() < 1e-3:
             warnings.warn(
@@ -140,13 +233,7 @@ def target_scores(
         # Half precision would round away what a masked copy changes.
         dtype = torch.promote_types(output.dtype, torch.float32)
         output = output.softmax(dim=1, dtype=dtype)
-    selected: Tensor = _select_targets(output, target)
-    assert selected.numel() == rows, (
-        f"Target not provided when necessary: expected one score per example, "
-        f"({rows},) (got {tuple(selected.shape)}); pass `target`, and let "
-        "forward_func score every example of a batch by itself."
-    )
-    return selected.reshape(rows)
+    return select_targets(output, target, inputs[0].shape[0])
 
 
 def select_rows(
@@ -181,3 +268,11 @@ def select_rows(
         if len(target) == n_examples:
             target = target[rows.to(target.device)]
     return target, args
+
+
+def take_rows(
+    inputs: tuple[Tensor, ...], additional_forward_args: object, rows: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[object, ...] | None]:
+    """The inputs and the forward arguments of some examples of a batch."""
+    _, args = select_rows(None, additional_forward_args, rows, len(inputs[0]))
+    return tuple(tensor[rows.to(tensor.device)] for tensor in inputs), args

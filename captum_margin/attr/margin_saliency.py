@@ -15,11 +15,13 @@ import torch
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from tqdm.auto import tqdm
 
-from captum_margin.attr._arguments import expand_baselines, expand_feature_mask
+from captum_margin.attr._arguments import (
+    expand_baselines,
+    expand_feature_mask,
+    warn_of_training,
+)
 from captum_margin.attr._captum import (
     BaselineType,
     TargetType,
@@ -227,7 +229,7 @@ class MarginSaliency(PerturbationAttribution):
             softmax=softmax,
             perturbations_per_eval=perturbations_per_eval,
         )
-        _warn_of_training(self.forward_func)
+        warn_of_training(self.forward_func)
         scores = scorer.unmasked()
         dtype = _map_dtype(formatted)
         partitions = self._partitions(formatted, feature_mask, domain)
@@ -333,19 +335,6 @@ def _check_options(
     assert perturbations_per_eval >= 1, (
         f"expected perturbations_per_eval of at least 1 (got {perturbations_per_eval})"
     )
-
-
-def _warn_of_training(forward_func: Callable[..., Tensor]) -> None:
-    """Captum leaves the mode alone, so that such a model is changed by being asked."""
-    if isinstance(forward_func, torch.nn.Module) and any(
-        module.training and isinstance(module, (_BatchNorm, _DropoutNd))
-        for module in forward_func.modules()
-    ):
-        warnings.warn(
-            "the model is in train mode: dropout makes its scores random and every "
-            "masked copy moves its batch statistics; call model.eval() first",
-            stacklevel=2,
-        )
 
 
 def _check_segments(segments: Tensor, image: Tensor) -> Tensor:
