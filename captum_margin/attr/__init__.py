@@ -1,6 +1,34 @@
 """Attribution methods, used as those of :mod:`captum.attr`."""
 
 from captum_margin.attr._regions import slic_segments
+from captum_margin.attr.interpretation import (
+    Boundaries,
+    Interpretation,
+    SimilarReferences,
+)
+from captum_margin.attr.interpretation_bank import (
+    Assignment,
+    Atlas,
+    BankReport,
+    Group,
+    InterpretationBank,
+)
 from captum_margin.attr.margin_saliency import MarginDetails, MarginSaliency
+from captum_margin.attr.representative_interpretation import (
+    RepresentativeInterpretation,
+)
 
-__all__ = ["MarginDetails", "MarginSaliency", "slic_segments"]
+__all__ = [
+    "Assignment",
+    "Atlas",
+    "BankReport",
+    "Boundaries",
+    "Group",
+    "Interpretation",
+    "InterpretationBank",
+    "MarginDetails",
+    "MarginSaliency",
+    "RepresentativeInterpretation",
+    "SimilarReferences",
+    "slic_segments",
+]

@@ -1,0 +1,180 @@
+r"""Decision boundaries of a network at a layer, and where references lie to them.
+
+With :math:`\psi` the layer's feature map, G the rest of the network and
+:math:`\Delta G` its largest class score minus the second largest, the boundary at an
+image x is the hyperplane :math:`\langle W, t \rangle + b = 0` with
+:math:`W = \partial \Delta G / \partial t` at :math:`t = \psi(x)` and
+:math:`b = \Delta G - \langle W, \psi(x) \rangle`: exact where G is piecewise linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_margin.attr._captum import format_inputs, select_rows
+from captum_margin.attr._layer_view import LayerView, class_scores, margins
+from captum_margin.attr._polytope import SignTable
+from captum_margin.attr._references import References, to_device
+
+__all__ = ["BoundaryTable", "fit_boundaries", "hyperplanes"]
+
+# How much the feature maps are scaled to see whether the rest is linear around them.
+_STEP = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryTable:
+    """Q boundaries, and M references on either side of each.
+
+    Attributes:
+        weight (Tensor): W, shape (Q, *layer_shape), on the layer's device.
+        alpha (Tensor): Channel weights, the spatial means of W, (Q, K).
+        bias (Tensor): b, (Q,).
+        reference (Tensor): The reference that each boundary was taken at, (Q,).
+        projections (Tensor): <W, psi> + b of every reference, (M, Q), on the CPU.
+        classes (Tensor): The class that each reference is predicted as, (M,).
+        executions (int): How often a forward pass runs the layer.
+        linearization_error (float): See :class:`RepresentativeInterpretation`.
+    """
+
+    weight: Tensor
+    alpha: Tensor
+    bias: Tensor
+    reference: Tensor
+    projections: Tensor
+    classes: Tensor
+    executions: int
+    linearization_error: float
+
+    @cached_property
+    def signs(self) -> SignTable:
+        """The same, one bit a reference and boundary."""
+        return SignTable((self.projections >= 0).numpy(), self.classes.numpy())
+
+    def project(self, values: Tensor) -> Tensor:
+        """<W, psi> + b of feature maps (B, *layer_shape), (B, Q).
+
+        Raises:
+            ValueError: If the feature maps are of another shape.
+        """
+        if values.shape[1:] != self.weight.shape[1:]:
+            raise ValueError(
+                f"expected feature maps of shape (B, {_numbers(self.weight.shape[1:])})"
+                f" (got {tuple(values.shape)}); explain inputs of the references' size"
+            )
+        weight = self.weight.to(values.device).flatten(1)
+        flat = values.flatten(1).to(weight.dtype)
+        return torch.addmm(self.bias.to(values.device), flat, weight.T)
+
+    def nearest(self, projections: Tensor, predicted: int) -> int | None:
+        """The reference of a class that is most similar to one point, (Q,)."""
+        of_class = (self.classes == predicted).nonzero()[:, 0]
+        if len(of_class) == 0:
+            return None
+        distances = (self.projections[of_class] - projections.cpu()).abs().sum(dim=1)
+        return int(of_class[distances.argmin()])
+
+
+def hyperplanes(
+    gradients: Tensor, values: Tensor, margins: Tensor
+) -> tuple[Tensor, Tensor]:
+    """W and b of the boundaries at some feature maps, (B, ...) and (B,).
+
+    In single precision or better; b is summed in double, for it is a difference of
+    two like numbers.
+    """
+    dtype = torch.promote_types(gradients.dtype, torch.float32)
+    wide = torch.float64 if gradients.device.type != "mps" else dtype
+    product = (gradients.to(wide) * values.to(wide)).flatten(1).sum(dim=1)
+    return gradients.to(dtype), (margins.to(wide) - product).to(dtype)
+
+
+def fit_boundaries(
+    view: LayerView,
+    references: References,
+    progress: tqdm[Any],
+    *,
+    additional_forward_args: object = None,
+    n_boundaries: int = 50,
+    seed: int | None = None,
+) -> BoundaryTable:
+    """Samples boundaries from the references, then streams all of these past them.
+
+    Cost: Q forward and backward passes, Q more forward passes to see how linear the
+    model is, and one forward pass a reference; a batch of feature maps, the Q weights
+    and M * Q numbers in memory.
+    """
+    n_references = len(references)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(n_references, generator=generator)[:n_boundaries]
+    drawn = drawn.sort().values
+    progress.reset(total=n_references + len(drawn))
+    device = view.device()
+
+    def at(indices: list[int], inputs: tuple[Tensor, ...]) -> tuple[Any, Any]:
+        rows = torch.tensor(indices)
+        _, args = select_rows(None, additional_forward_args, rows, n_references)
+        return format_inputs(to_device(inputs, device)), args
+
+    batch_size = references.loader.batch_size or 1
+    weights, biases, errors, executions = [], [], [], 0
+    for chunk in drawn.split(batch_size):
+        indices = chunk.tolist()
+        inputs, args = at(indices, references.take(indices))
+        executions = executions or view.count_executions(inputs, args)
+        gradients, values, scores = view.gradients(inputs, args)
+        weight, bias = hyperplanes(gradients, values, margins(scores))
+        weights.append(weight)
+        biases.append(bias)
+        stepped = view.scores_of_scaled(inputs, args, executions, 1 + _STEP)
+        errors.append(_linearization_errors(scores, stepped, weight, values))
+        progress.update(len(indices))
+    weight = torch.cat(weights)
+    table = BoundaryTable(
+        weight=weight,
+        alpha=view.channel_weights(weight),
+        bias=torch.cat(biases),
+        reference=drawn,
+        projections=torch.empty(0),
+        classes=torch.empty(0),
+        executions=executions,
+        linearization_error=float(torch.cat(errors).median()),
+    )
+    projections = torch.empty(n_references, len(drawn), dtype=table.weight.dtype)
+    classes = torch.empty(n_references, dtype=torch.int64)
+    start = 0
+    for batch in references.batches():
+        stop = start + len(batch[0])
+        inputs, args = at(list(range(start, stop)), batch)
+        values, output = view.values_and_output(inputs, args)
+        projections[start:stop] = table.project(values).cpu()
+        classes[start:stop] = class_scores(output).argmax(dim=1).cpu()
+        progress.update(stop - start)
+        start = stop
+    return replace(table, projections=projections, classes=classes)
+
+
+def _linearization_errors(
+    scores: Tensor, stepped: Tensor, weight: Tensor, values: Tensor
+) -> Tensor:
+    """How far a small step of the feature maps departs from its linear forecast, (B,).
+
+    In units of the largest change that a step of this length could make.
+    """
+    classes = scores.argmax(dim=1)
+    change = margins(stepped, classes) - margins(scores, classes)
+    weight, values = weight.flatten(1), values.flatten(1).to(weight.dtype)
+    forecast = _STEP * (weight * values).sum(dim=1)
+    length = _STEP * weight.norm(dim=1) * values.norm(dim=1)
+    error = (change.to(weight.dtype) - forecast).abs()
+    return torch.where(length > 0, error / length, error).cpu()
+
+
+def _numbers(shape: torch.Size) -> str:
+    return ", ".join(map(str, shape))

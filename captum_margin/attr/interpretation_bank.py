@@ -1,0 +1,250 @@
+"""A few interpretations that together explain a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_margin.attr._boundaries import BoundaryTable
+from captum_margin.attr._captum import format_inputs
+from captum_margin.attr._heat_maps import heat_maps
+from captum_margin.attr._layer_view import LayerView, class_scores
+from captum_margin.attr._references import References, ReferenceSource, to_device
+from captum_margin.attr.interpretation import Interpretation
+
+__all__ = ["Assignment", "Atlas", "BankReport", "Group", "InterpretationBank"]
+
+
+class Assignment(NamedTuple):
+    """Which interpretation explains each of B images.
+
+    Args:
+        which (Tensor): Position in ``bank.interpretations``, int64 (B,).
+        covered (Tensor): True if that interpretation covers the image, False if it is
+            the nearest of those that do not, bool (B,).
+    """
+
+    which: Tensor
+    covered: Tensor
+
+
+class BankReport(NamedTuple):
+    """How well a bank covers images it was not made from.
+
+    Args:
+        n (int): Images.
+        n_covered (int): Images covered by an interpretation.
+        n_pure (int): Of these, images predicted as that interpretation's class.
+        coverage (float): ``n_covered / n``.
+        coverage_interval (tuple[float, float]): Its 95% confidence interval (Wilson).
+        purity (float): ``n_pure / n_covered``; NaN if none is covered.
+        purity_interval (tuple[float, float]): Its 95% confidence interval (Wilson);
+            (0, 1) if none is covered.
+    """
+
+    n: int
+    n_covered: int
+    n_pure: int
+    coverage: float
+    coverage_interval: tuple[float, float]
+    purity: float
+    purity_interval: tuple[float, float]
+
+
+class Group(NamedTuple):
+    """The references that one interpretation covers.
+
+    Args:
+        which (int): Position in ``bank.interpretations``.
+        predicted (int): Its class.
+        n_covered (int): How many references it covers.
+        purity (float): Share of these that are predicted alike.
+    """
+
+    which: int
+    predicted: int
+    n_covered: int
+    purity: float
+
+
+class Atlas(NamedTuple):
+    """What a bank says of the references.
+
+    Args:
+        groups (list[Group]): One an interpretation, the largest first.
+        uncovered (Tensor): References that no interpretation covers, ascending.
+    """
+
+    groups: list[Group]
+    uncovered: Tensor
+
+
+class InterpretationBank:
+    """Interpretations around the centres of a data set, for images never seen.
+
+    Made by :meth:`RepresentativeInterpretation.bank`. An image is explained by the
+    first interpretation that covers it, or else by that of the nearest centre, whose
+    projections to all sampled boundaries differ least from the image's.
+
+    Attributes:
+        interpretations (list[Interpretation]): The purest first, of those alike the
+            one that covers most references.
+        centers (Tensor): The reference in the middle of each, int64 (n,).
+    """
+
+    def __init__(
+        self,
+        interpretations: list[Interpretation],
+        centers: Tensor,
+        view: LayerView,
+        table: BoundaryTable,
+    ) -> None:
+        """Brings together what :meth:`RepresentativeInterpretation.bank` has made."""
+        self.interpretations = interpretations
+        self.centers = centers
+        self._view = view
+        self._table = table
+        # Own boundaries come after the sampled ones, for the heat maps only.
+        n_sampled = len(table.bias)
+        own = [one for one in interpretations if one.own_boundary]
+        n_columns = n_sampled + len(own)
+        self._orientation = torch.zeros(
+            len(interpretations), n_columns, dtype=torch.int8
+        )
+        alphas = [table.alpha]
+        for row, one in enumerate(interpretations):
+            if one.own_boundary:
+                chosen = torch.tensor([n_sampled + len(alphas) - 1])
+                alphas.append(view.channel_weights(one.boundaries.weight))
+            else:
+                chosen = one._chosen
+            side = one.boundaries.side.cpu().to(torch.int8)
+            self._orientation[row, chosen] = 2 * side - 1
+        self._alpha = torch.cat(alphas)
+
+    def __len__(self) -> int:
+        """How many interpretations there are."""
+        return len(self.interpretations)
+
+    def __getitem__(self, index: int) -> Interpretation:
+        """One of the interpretations."""
+        return self.interpretations[index]
+
+    def __iter__(self) -> Iterator[Interpretation]:
+        """All of the interpretations."""
+        return iter(self.interpretations)
+
+    def assign(
+        self,
+        images: Tensor | tuple[Tensor, ...],
+        additional_forward_args: object = None,
+    ) -> Assignment:
+        """Which interpretation explains each image, and whether it covers it.
+
+        Cost: one forward pass to the layer.
+        """
+        return self._assign(self._values(images, additional_forward_args))
+
+    def attribute(
+        self,
+        images: Tensor | tuple[Tensor, ...],
+        additional_forward_args: object = None,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+    ) -> Tensor:
+        """Heat maps of images, each under the interpretation that :meth:`assign` says.
+
+        Arguments and maps are those of :meth:`Interpretation.attribute`.
+
+        Cost: one forward pass to the layer, no backward pass.
+        """
+        values = self._values(images, additional_forward_args)
+        which = self._assign(values).which
+        return heat_maps(
+            self._view.channels(values),
+            self._alpha.to(values.device),
+            self._orientation.to(values.device)[which],
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+        )
+
+    def evaluate(self, images: ReferenceSource, *, batch_size: int = 32) -> BankReport:
+        """Coverage and purity on held-out images.
+
+        Args:
+            images (Tensor, tuple[Tensor, ...], Dataset or DataLoader): As ``fit``'s
+                references; labels are not used.
+            batch_size (int, optional): Images in a forward pass. Default: 32
+
+        Returns:
+            BankReport: Counts, shares and 95% confidence intervals.
+        """
+        source = References(images, batch_size)
+        device = self._view.device()
+        classes = torch.tensor([one.predicted for one in self.interpretations])
+        n_covered = n_pure = 0
+        for batch in source.batches():
+            inputs = format_inputs(to_device(batch, device))
+            values, output = self._view.values_and_output(inputs)
+            which, covered = self._assign(values)
+            alike = class_scores(output).argmax(dim=1).cpu() == classes[which.cpu()]
+            n_covered += int(covered.sum())
+            n_pure += int((covered.cpu() & alike).sum())
+        n = len(source)
+        return BankReport(
+            n=n,
+            n_covered=n_covered,
+            n_pure=n_pure,
+            coverage=n_covered / n,
+            coverage_interval=_wilson(n_covered, n),
+            purity=n_pure / n_covered if n_covered else float("nan"),
+            purity_interval=_wilson(n_pure, n_covered),
+        )
+
+    def atlas(self) -> Atlas:
+        """The groups that the interpretations make of the references.
+
+        Returns:
+            Atlas: Groups, the largest first, and the references left over.
+        """
+        groups = [
+            Group(index, one.predicted, len(one.covered), one.purity)
+            for index, one in enumerate(self.interpretations)
+        ]
+        groups.sort(key=lambda group: -group.n_covered)
+        alone = torch.ones(len(self._table.classes), dtype=torch.bool)
+        for one in self.interpretations:
+            alone[one.covered] = False
+        return Atlas(groups, alone.nonzero()[:, 0])
+
+    def _values(
+        self, images: Tensor | tuple[Tensor, ...], additional_forward_args: object
+    ) -> Tensor:
+        return self._view.values(
+            format_inputs(images), additional_forward_args, self._table.executions
+        )
+
+    def _assign(self, values: Tensor) -> Assignment:
+        projections = self._table.project(values)  # (B, Q)
+        orientation = self._orientation[:, : projections.shape[1]].to(values.device)
+        sides = torch.where(projections >= 0, 1, -1).to(torch.int8)
+        # (B, n): how many boundaries the image is on the wrong side of
+        wrong = (sides[:, None] * orientation < 0).sum(dim=2)
+        covers = wrong == 0
+        centres = self._table.projections[self.centers].to(projections)
+        distances = torch.cdist(projections, centres, p=1)
+        covered = covers.any(dim=1)
+        first = covers.int().argmax(dim=1)  # the first of those that are alike
+        return Assignment(torch.where(covered, first, distances.argmin(dim=1)), covered)
+
+
+def _wilson(successes: int, trials: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    if trials == 0:
+        return 0.0, 1.0
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
