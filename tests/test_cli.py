@@ -1,5 +1,6 @@
 """The command line as its user meets it: files, printed lines, exit status."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from torchvision import models
 
 import captum_margin
 from captum_margin.cli import _classifier, _methods, demo, explain, main
+from captum_margin.cli._explanation import Explanation
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,17 +42,26 @@ def photograph(tmp_path):
     return path
 
 
+def replace_margin(monkeypatch, prepare):
+    method = dataclasses.replace(_methods.METHODS["margin"], prepare=prepare)
+    monkeypatch.setitem(_methods.METHODS, "margin", method)
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
     """A method that costs nothing; holds the arguments of its calls."""
     calls = []
 
-    def method(model, image, target, n_evaluations, seed):
-        calls.append((target, n_evaluations, seed))
-        settings = {"n_evaluations": n_evaluations, "seed": seed}
-        return _methods.Explanation(image.abs(), 17, settings)
+    def prepare(args, classifier):
+        settings = {"n_evaluations": args.n_evaluations, "seed": args.seed}
 
-    monkeypatch.setitem(_methods.METHODS, "margin", method)
+        def method(image, target):
+            calls.append((target, *settings.values()))
+            return Explanation(image.abs(), 17, settings)
+
+        return method
+
+    replace_margin(monkeypatch, prepare)
     return calls
 
 
@@ -205,14 +216,14 @@ def test_a_bad_image_does_not_stop_the_others(run, photograph, stand_in, tmp_pat
 def test_an_error_of_the_method_is_one_line_and_others_go_on(
     run, photograph, monkeypatch, tmp_path
 ):
-    def method(model, image, target, n_evaluations, seed):
+    def method(image, target):
         if not calls:
             calls.append(1)
             raise RuntimeError("out of\nmemory")
-        return _methods.Explanation(image, 1, {})
+        return Explanation(image, 1, {})
 
     calls = []
-    monkeypatch.setitem(_methods.METHODS, "margin", method)
+    replace_margin(monkeypatch, lambda args, classifier: method)
     status, _, error = run(photograph, photograph)
     assert status == 1
     assert_one_error_line(error, f"cannot explain {photograph}: out of memory")
@@ -333,7 +344,7 @@ def test_interruption_is_no_traceback(run, photograph, monkeypatch):
     def method(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_methods.METHODS, "margin", method)
+    replace_margin(monkeypatch, lambda args, classifier: method)
     status, _, error = run(photograph)
     assert (status, error) == (130, "captum-margin: interrupted\n")
 
@@ -366,10 +377,6 @@ def test_demo_writes_one_page_of_pictures(tmp_path, capsys):
     assert "http" not in page  # nothing is fetched when it is opened
 
 
-def test_every_method_has_a_title():
-    assert _methods.TITLES.keys() == _methods.METHODS.keys()
-
-
 def test_the_program_in_a_process_of_its_own(tmp_path):
     def captum_margin_command(*arguments):
         code = "import sys; from captum_margin.cli import main; sys.exit(main())"
@@ -387,6 +394,6 @@ def test_the_program_in_a_process_of_its_own(tmp_path):
     assert failed.returncode == 1 and failed.stdout == ""
     assert_one_error_line(failed.stderr, "did you mean squeezenet1_0")
     help_text = captum_margin_command("explain", "--help").stdout
-    for option in ("--weights", "--target", "--curves", "--n-evaluations", "--device"):
+    for option in ("--weights", "--target", "--curves", "--references", "--device"):
         assert option in help_text
     assert explain._DESCRIPTION in help_text

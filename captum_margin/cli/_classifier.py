@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_margin.cli._output import CommandError, one_line
+from captum_margin.cli._output import CommandError, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Classifier:
                 + ", ".join(map(str, found))
             )
         close = difflib.get_close_matches(name.lower(), lowered, n=3)
-        raise CommandError(f"no class is named {name!r}" + _suggestion(close))
+        raise CommandError(f"no class is named {name!r}" + did_you_mean(close))
 
 
 def check_name(name: str) -> None:
@@ -72,7 +72,7 @@ def check_name(name: str) -> None:
     names = models.list_models(module=models)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=3)
-        hint = _suggestion(close) or f"; torchvision has {', '.join(names[:3])}, ..."
+        hint = did_you_mean(close) or f"; torchvision has {', '.join(names[:3])}, ..."
         raise CommandError(f"no torchvision classifier is named {name!r}{hint}")
 
 
@@ -148,7 +148,3 @@ def _with_weights_file(name: str, path: Path, known: list[str]) -> nn.Module:
             f"the weights {path} do not fit {name}: {one_line(error)}"
         ) from None
     return model
-
-
-def _suggestion(close: list[str]) -> str:
-    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from captum_margin.cli import _representative
+from captum_margin.cli._classifier import Classifier
+from captum_margin.cli._explanation import Explainer, Explanation, Method
 
-@dataclass(frozen=True)
-class Explanation:
-    """A map and what it cost.
-
-    Attributes:
-        attribution (Tensor): Map of the image's shape.
-        n_forward (int): Forward passes of one image through the model.
-        settings (dict): The options used; plain values, fit for JSON.
-    """
-
-    attribution: Tensor
-    n_forward: int
-    settings: dict[str, Any]
+_DEFAULT_EVALUATIONS = 800
 
 
-def _margin(
-    model: nn.Module, image: Tensor, target: int, n_evaluations: int, seed: int
-) -> Explanation:
+def _margin(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     from captum_margin.attr import MarginSaliency
 
-    attribution, details = MarginSaliency(model).attribute(
-        image,
-        target=target,
-        n_evaluations=n_evaluations,
-        seed=seed,
-        show_progress=sys.stderr.isatty(),
-        return_details=True,
-    )
-    return Explanation(attribution, details.n_forward, details.settings)
+    saliency = MarginSaliency(classifier.model)
+
+    def explain(image: Tensor, target: int) -> Explanation:
+        attribution, details = saliency.attribute(
+            image,
+            target=target,
+            n_evaluations=args.n_evaluations or _DEFAULT_EVALUATIONS,
+            seed=args.seed,
+            show_progress=sys.stderr.isatty(),
+            return_details=True,
+        )
+        return Explanation(attribution, details.n_forward, details.settings)
+
+    return explain
 
 
-METHODS: dict[str, Callable[[nn.Module, Tensor, int, int, int], Explanation]] = {
-    "margin": _margin,
+METHODS = {
+    "margin": Method(
+        title="MARGIN saliency", prepare=_margin, options=("--n-evaluations",)
+    ),
+    "representative": Method(
+        title="Representative",
+        prepare=_representative.prepare,
+        options=("--references", "--layer", "--n-boundaries"),
+        required=("--references",),
+        pictures=(_representative.SIMILAR,),
+    ),
 }
-"""By name: a function of model, image (1, C, H, W), target, n_evaluations and seed."""
+"""By name. A new method is one more entry, and its own options in ``explain``."""
 
-TITLES = {"margin": "MARGIN saliency"}
-"""The name of each method in pictures."""
+
+def wrong_options(args: argparse.Namespace) -> str | None:
+    """Says which option does not go with the method, or is missing; None if none is.
+
+    Args:
+        args (Namespace): Parsed arguments; None in place of options not given.
+    """
+
+    def given(option: str) -> bool:
+        return getattr(args, option.lstrip("-").replace("-", "_")) is not None
+
+    method = METHODS[args.method]
+    for name, other in METHODS.items():
+        for option in other.options:
+            if given(option) and option not in method.options:
+                return f"{option} goes with --method {name} (got {args.method})"
+    for option in method.required:
+        if not given(option):
+            return f"--method {args.method} needs {option}"
+    return None

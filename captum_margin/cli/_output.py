@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def one_line(error: BaseException) -> str:
     if len(message) > _ERROR_LENGTH:
         message = message[: _ERROR_LENGTH - 3] + "..."
     return message
+
+
+def did_you_mean(close: Sequence[str]) -> str:
+    """Returns the end of an error's line that suggests names, if there are any."""
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def make_folder(path: Path) -> Path:

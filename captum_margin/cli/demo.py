@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.cli._digits import TrainedDigits, train_digits
-from captum_margin.cli._methods import TITLES
+from captum_margin.cli._methods import METHODS
 from captum_margin.cli._output import make_folder, versions
 from captum_margin.metrics import InsertionDeletion, insertion_deletion
 
@@ -24,7 +24,7 @@ page of pictures. Nothing is downloaded; it takes less than a minute."""
 _BLANK = 0.0  # the page without ink
 _DIGITS = (0, 3, 5, 8)
 _N_EVALUATIONS = 400
-_MARGIN = TITLES["margin"]
+_MARGIN = METHODS["margin"].title
 _GRAD_CAM = "Grad-CAM (Captum)"
 _LAST_ACTIVATION = 11
 

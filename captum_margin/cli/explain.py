@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from captum_margin.attr.margin_saliency import MIN_EVALUATIONS
 from captum_margin.cli._classifier import Classifier, check_name, load
-from captum_margin.cli._methods import METHODS, TITLES
+from captum_margin.cli._explanation import Explainer, Explanation
+from captum_margin.cli._images import read_image
+from captum_margin.cli._methods import METHODS, wrong_options
 from captum_margin.cli._output import CommandError, make_folder, one_line, versions
 
 _N_TOP = 5
@@ -31,6 +34,7 @@ examples:
   captum-margin explain *.jpg --model resnet50 --out pictures --curves
   captum-margin explain dog.jpg --model squeezenet1_0 --weights weights.pt \\
       --target "golden retriever"
+  captum-margin explain cat.jpg --method representative --references photographs
 """
 
 
@@ -70,10 +74,29 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--n-evaluations",
         type=_budget,
-        default=800,
         metavar="N",
-        help="forward passes to spend on an image; fewer is faster and coarser "
-        "(default: %(default)s)",
+        help="margin: forward passes to spend on an image; fewer is faster and coarser "
+        "(default: 800)",
+    )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="FOLDER",
+        help="representative: folder of images that the network knows, some hundreds "
+        "of each class that matters; folders within are searched too",
+    )
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="representative: layer whose maps are weighted, such as features.12 "
+        "(default: the last stage of the network with an extent in space)",
+    )
+    parser.add_argument(
+        "--n-boundaries",
+        type=_count,
+        metavar="Q",
+        help="representative: decision boundaries to sample from the references; more "
+        "separate classes better (default: 50)",
     )
     parser.add_argument(
         "--seed",
@@ -97,28 +120,34 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="DIR",
         help="folder to write to, created if missing (default: %(default)s)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Explains every image; returns 0, or 1 if an image could not be explained.
 
     Raises:
-        CommandError: If nothing can be explained: model, weights, class, device or
-            output folder.
+        CommandError: If nothing can be explained: model, weights, class, device,
+            output folder, or what the method takes (references, layer).
     """
+    problem = wrong_options(args)
+    if problem is not None:
+        args.usage_error(problem)
     check_name(args.model)
     device = _device(args.device)
     folder = make_folder(args.out)
     classifier = load(args.model, args.weights, device)
     target = None if args.target is None else classifier.class_index(args.target)
+    method = METHODS[args.method]
+    explainer = method.prepare(args, classifier)
     n_failed = 0
     taken: set[str] = set()
     for path in args.images:
         try:
-            pixels = _read(path, classifier).to(device)
-            result = _explain(pixels, classifier, target, args)
-            _report(path, result, classifier, args, folder / _free_stem(path, taken))
+            pixels = classifier.preprocess(read_image(path))[None].to(device)
+            result = _explain(pixels, classifier, target, explainer, args)
+            stem = folder / _free_stem(path, ("", *method.pictures), taken)
+            _report(path, result, classifier, args, stem)
         except CommandError as error:
             n_failed += 1
             print(f"captum-margin: error: {error}", file=sys.stderr)
@@ -134,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
 @dataclass(frozen=True)
 class _Result:
     pixels: Tensor  # (1, C, H, W), normalised
-    attribution: Tensor  # (1, C, H, W)
+    explanation: Explanation
     probabilities: Tensor  # (number of classes,)
     target: int
     curves: Any  # InsertionDeletion or None
@@ -142,22 +171,25 @@ class _Result:
 
 
 def _explain(
-    pixels: Tensor, classifier: Classifier, target: int | None, args: argparse.Namespace
+    pixels: Tensor,
+    classifier: Classifier,
+    target: int | None,
+    explainer: Explainer,
+    args: argparse.Namespace,
 ) -> _Result:
     with torch.no_grad():
         probabilities = classifier.model(pixels)[0].softmax(dim=0)
     if target is None:
         target = int(probabilities.argmax())
     started = time.perf_counter()
-    explanation = METHODS[args.method](
-        classifier.model, pixels, target, args.n_evaluations, args.seed
-    )
+    explanation = explainer(pixels, target)
     seconds = time.perf_counter() - started
     record = {
         "method": args.method,
         "settings": explanation.settings,
         "forward_passes": explanation.n_forward,
         "seconds": round(seconds, 3),
+        **explanation.record,
     }
     curves = None
     if args.curves:
@@ -175,9 +207,7 @@ def _explain(
             "forward_passes": curves.n_forward,
             "settings": curves.settings,
         }
-    return _Result(
-        pixels, explanation.attribution, probabilities, target, curves, record
-    )
+    return _Result(pixels, explanation, probabilities, target, curves, record)
 
 
 def _report(
@@ -201,19 +231,25 @@ def _report(
     # Not with_suffix, which would cut a name such as "cat.v2" at its dot.
     picture = stem.with_name(f"{stem.name}.png")
     record = stem.with_name(f"{stem.name}.json")
-    title = TITLES[args.method]
+    title = METHODS[args.method].title
     figure, _ = visualize_comparison(
         result.pixels,
-        {title: result.attribution},
+        {title: result.explanation.attribution},
         curves=None if result.curves is None else {title: result.curves},
         mean=classifier.mean,
         std=classifier.std,
         title=f"{target['name']}: {target['probability']:.3f}",
     )
     figure.savefig(picture, dpi=120)
+    written = [picture]
+    for ending, draw in result.explanation.pictures.items():
+        written.append(stem.with_name(f"{stem.name}{ending}.png"))
+        draw().savefig(written[-1], dpi=120)
+    further = {"further_pictures": [path.name for path in written[1:]]}
     contents = {
         "image": str(path),
         "picture": picture.name,
+        **(further if METHODS[args.method].pictures else {}),
         "model": args.model,
         "weights": classifier.weights,
         "device": str(result.pixels.device),
@@ -225,7 +261,7 @@ def _report(
     }
     record.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
-    print(f"{path} -> {picture}, {record}")
+    print(f"{path} -> {', '.join(map(str, [*written, record]))}")
     for rank, entry in enumerate(top, start=1):
         mark = "  <- explained" if entry["index"] == result.target else ""
         print(
@@ -237,32 +273,16 @@ def _report(
             f"     {target['probability']:.3f}  {target['name']} "
             f"({target['index']})  <- explained"
         )
+    for line in result.explanation.lines:
+        print(f"  {line}")
 
 
-def _read(path: Path, classifier: Classifier) -> Tensor:
-    """Returns the image as the model takes it, (1, C, H, W)."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not path.exists():
-        raise CommandError(f"no such image: {path}")
-    if path.is_dir():
-        raise CommandError(f"expected an image (got a folder): {path}")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except UnidentifiedImageError:
-        raise CommandError(f"cannot read {path}: not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CommandError(f"cannot read {path}: {one_line(error)}") from None
-    return classifier.preprocess(image).unsqueeze(0)
-
-
-def _free_stem(path: Path, taken: set[str]) -> str:
-    """Returns a file name without ending that no other image of this run has."""
+def _free_stem(path: Path, endings: Sequence[str], taken: set[str]) -> str:
+    """Returns a file name that with all its endings no other image of this run has."""
     stem, copy = path.stem, 2
-    while stem in taken:
+    while taken & {stem + ending for ending in endings}:
         stem, copy = f"{path.stem}-{copy}", copy + 1
-    taken.add(stem)
+    taken |= {stem + ending for ending in endings}
     return stem
 
 
@@ -282,4 +302,10 @@ def _budget(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"expected {MIN_EVALUATIONS} forward passes or more (got {text})"
         )
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more (got {text})")
     return int(text)
