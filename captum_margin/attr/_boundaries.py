@@ -9,6 +9,8 @@ image x is the hyperplane :math:`\langle W, t \rangle + b = 0` with
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_margin.attr._captum import format_inputs, select_rows
+from captum_margin.attr._captum import are_probabilities, format_inputs, select_rows
 from captum_margin.attr._layer_view import LayerView, class_scores, margins
 from captum_margin.attr._polytope import SignTable
 from captum_margin.attr._references import References, to_device
@@ -34,7 +36,9 @@ class BoundaryTable:
 
     Attributes:
         weight (Tensor): W, shape (Q, *layer_shape), on the layer's device.
-        alpha (Tensor): Channel weights, the spatial means of W, (Q, K).
+        activity (Tensor): Mean of |psi| over the references, (K, ...).
+        alpha (Tensor): Channel weights: means of W over positions, each weighted by
+            its activity, (Q, K).
         bias (Tensor): b, (Q,).
         reference (Tensor): The reference that each boundary was taken at, (Q,).
         projections (Tensor): <W, psi> + b of every reference, (M, Q), on the CPU.
@@ -44,6 +48,7 @@ class BoundaryTable:
     """
 
     weight: Tensor
+    activity: Tensor
     alpha: Tensor
     bias: Tensor
     reference: Tensor
@@ -71,6 +76,15 @@ class BoundaryTable:
         weight = self.weight.to(values.device).flatten(1)
         flat = values.flatten(1).to(weight.dtype)
         return torch.addmm(self.bias.to(values.device), flat, weight.T)
+
+    def channel_weights(
+        self, view: LayerView, own: Sequence[Tensor], paper: bool
+    ) -> Tensor:
+        """Of all boundaries, and after them of other normals; plain means or not."""
+        if not paper:
+            more = [view.channel_weights(weight, self.activity) for weight in own]
+            return torch.cat([self.alpha, *more])
+        return torch.cat([view.channel_weights(w) for w in (self.weight, *own)])
 
     def nearest(self, projections: Tensor, predicted: int) -> int | None:
         """The reference of a class that is most similar to one point, (Q,)."""
@@ -138,7 +152,8 @@ def fit_boundaries(
     weight = torch.cat(weights)
     table = BoundaryTable(
         weight=weight,
-        alpha=view.channel_weights(weight),
+        activity=torch.empty(0),
+        alpha=torch.empty(0),
         bias=torch.cat(biases),
         reference=drawn,
         projections=torch.empty(0),
@@ -148,16 +163,33 @@ def fit_boundaries(
     )
     projections = torch.empty(n_references, len(drawn), dtype=table.weight.dtype)
     classes = torch.empty(n_references, dtype=torch.int64)
-    start = 0
+    probabilities = True
+    start, activity = 0, torch.zeros((), dtype=weight.dtype, device=weight.device)
     for batch in references.batches():
         stop = start + len(batch[0])
         inputs, args = at(list(range(start, stop)), batch)
         values, output = view.values_and_output(inputs, args)
         projections[start:stop] = table.project(values).cpu()
-        classes[start:stop] = class_scores(output).argmax(dim=1).cpu()
+        scores = class_scores(output)
+        probabilities = probabilities and are_probabilities(scores)
+        classes[start:stop] = scores.argmax(dim=1).cpu()
+        share = (stop - start) / n_references
+        activity = activity + share * view.channels(values).to(activity).abs().mean(0)
         progress.update(stop - start)
         start = stop
-    return replace(table, projections=projections, classes=classes)
+    if probabilities:
+        warnings.warn(
+            "the model's outputs are probabilities: a softmax bends the boundaries, "
+            "and the interpretations cover less purely; return logits",
+            stacklevel=4,
+        )
+    return replace(
+        table,
+        activity=activity,
+        alpha=view.channel_weights(weight, activity),
+        projections=projections,
+        classes=classes,
+    )
 
 
 def _linearization_errors(

@@ -35,6 +35,7 @@ __all__ = [
     "BaselineType",
     "TargetType",
     "TensorOrTupleOfTensorsGeneric",
+    "are_probabilities",
     "check_output",
     "format_inputs",
     "format_output",
@@ -118,6 +119,11 @@ def check_output(output: object) -> None:
             "expected finite model outputs (got NaN or infinity); check the model "
             "and the scale of its inputs"
         )
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether rows (B, C) look like the output of a softmax."""
+    return bool((scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3)
 
 
 def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
@@ -224,7 +230,7 @@ def target_scores(
     """
     output = target_outputs(forward_func, inputs, additional_forward_args)
     if softmax and output.dim() == 2 and output.shape[1] > 1:
-        if (output >= 0).all() and (output.sum(dim=1) - 1).abs().max() < 1e-3:
+        if are_probabilities(output):
             warnings.warn(
                 "the model's outputs are probabilities already: pass softmax=False, "
                 "or return logits, so that the softmax is not applied twice",

@@ -29,7 +29,7 @@ def plot_interpretation(
     std: list[float] | None,
 ) -> Figure:
     """Two rows: the image and its nearest covered references; their heat maps."""
-    from matplotlib.figure import Figure
+    from captum_margin._notebook import NotebookFigure
 
     if image.dim() != 4 or image.shape[1] not in (1, 3):
         raise ValueError(
@@ -54,8 +54,9 @@ def plot_interpretation(
         )
     size = (shown.shape[2], shown.shape[3])
     maps = F.interpolate(maps.float(), size=size, mode="bilinear")[:, 0].cpu()
+    maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
-    figure = Figure(figsize=(1.9 * len(shown), 4.2), layout="constrained")
+    figure = NotebookFigure(figsize=(1.9 * len(shown), 4.2), layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
     titles = [f"explained: class {interpretation.predicted}"] + [
         f"reference {index}\ndistance {distance:.3g}"

@@ -117,10 +117,24 @@ class LayerView:
             )
         return maps
 
-    def channel_weights(self, weight: Tensor) -> Tensor:
-        """Means over positions of the channels of W, (Q, K)."""
+    def channel_weights(self, weight: Tensor, activity: Tensor | None = None) -> Tensor:
+        """Means over positions of the channels of W, (Q, K).
+
+        Args:
+            weight (Tensor): W, shape (Q, *layer_shape).
+            activity (Tensor, optional): How active each position of a channel is on
+                average, (K, ...), the weight of the position in the mean; channels
+                that are never active, and all without this, have the plain mean.
+        """
         weight = self.channels(weight)
-        return weight.flatten(2).mean(dim=2) if weight.dim() > 2 else weight
+        weight = weight.reshape(*weight.shape[:2], -1)
+        plain = weight.mean(dim=2)
+        if activity is None:
+            return plain
+        activity = activity.to(weight).reshape(weight.shape[1], -1)
+        total = activity.sum(dim=1)
+        weighted = (weight * activity).sum(dim=2) / total.where(total > 0, 1)
+        return weighted.where(total > 0, plain)
 
     @torch.no_grad()
     def values_and_output(

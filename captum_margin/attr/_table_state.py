@@ -14,7 +14,7 @@ from captum_margin.attr._layer_view import LayerView
 __all__ = ["dump_table", "load_table"]
 
 VERSION = 1
-_TENSORS = ("weight", "bias", "reference", "projections", "classes")
+_TENSORS = ("weight", "activity", "bias", "reference", "projections", "classes")
 _VALUES = ("executions", "linearization_error")
 
 
@@ -67,7 +67,8 @@ def load_table(state: Mapping[str, Any], view: LayerView) -> tuple[bool, Boundar
     weight, bias = tensors["weight"].to(device), tensors["bias"].to(device)
     table = BoundaryTable(
         weight=weight,
-        alpha=view.channel_weights(weight),
+        activity=tensors["activity"].to(device),
+        alpha=view.channel_weights(weight, tensors["activity"].to(device)),
         bias=bias,
         reference=tensors["reference"].to(torch.int64),
         projections=tensors["projections"],

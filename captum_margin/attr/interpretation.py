@@ -140,22 +140,31 @@ class Interpretation:
         additional_forward_args: object = None,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
+        *,
+        paper: bool = False,
     ) -> Tensor:
         r"""Heat maps of images under this interpretation.
 
-        With :math:`\alpha_h` the spatial mean of W of boundary h, turned so that the
-        explained image is on its positive side, the map is the mean over h of
+        With W of boundary h turned so that the explained image is on its positive
+        side, and :math:`\bar\psi` the mean of :math:`|\psi|` over the references, the
+        channel weights are :math:`\alpha_{hk} = \sum_{ij} W_{hkij} \bar\psi_{kij} /
+        \sum_{ij} \bar\psi_{kij}`: positions count as they are active, and channel k
+        contributes what it does to the boundary. The map is the mean over h of
         :math:`\sum_k \alpha_{hk} \psi_k`.
 
         Args:
             images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.
                 Whether the interpretation covers them is not asked here.
             additional_forward_args (Any, optional): As in Captum. Default: None
-            relu_attributions (bool, optional): The paper's form: each boundary's map
-                is cut off below zero and scaled to a largest value of 1 before the
-                mean. Default: False
+            relu_attributions (bool, optional): Only evidence for the class: the mean
+                is of :math:`\max(0, \alpha_{hk})`, and the map is cut off below zero.
+                Default: False
             attr_dim_summation (bool, optional): Whether channels are summed.
                 Default: True
+            paper (bool, optional): The paper's channel weights, plain means of W over
+                positions. With ``relu_attributions`` each boundary's map is cut off
+                below zero and scaled to a largest value of 1 before the mean over h.
+                Default: False
 
         Returns:
             *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
@@ -164,15 +173,17 @@ class Interpretation:
         Cost: one forward pass to the layer, no backward pass.
         """
         values = self._view.channels(self._values(images, additional_forward_args))
-        alpha = self._view.channel_weights(self.boundaries.weight).to(values.device)
+        activity = None if paper else self._table.activity
+        alpha = self._view.channel_weights(self.boundaries.weight, activity)
         side = self.boundaries.side.to(values.device)
         orientation = (2 * side.int() - 1).expand(len(values), -1)
         return heat_maps(
             values,
-            alpha,
+            alpha.to(values.device),
             orientation,
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
+            paper=paper,
         )
 
     def similar(self, k: int = 10) -> SimilarReferences:

@@ -110,20 +110,20 @@ class InterpretationBank:
         # Own boundaries come after the sampled ones, for the heat maps only.
         n_sampled = len(table.bias)
         own = [one for one in interpretations if one.own_boundary]
+        self._own = [one.boundaries.weight for one in own]
         n_columns = n_sampled + len(own)
         self._orientation = torch.zeros(
             len(interpretations), n_columns, dtype=torch.int8
         )
-        alphas = [table.alpha]
+        n_own = 0
         for row, one in enumerate(interpretations):
             if one.own_boundary:
-                chosen = torch.tensor([n_sampled + len(alphas) - 1])
-                alphas.append(view.channel_weights(one.boundaries.weight))
+                chosen = torch.tensor([n_sampled + n_own])
+                n_own += 1
             else:
                 chosen = one._chosen
             side = one.boundaries.side.cpu().to(torch.int8)
             self._orientation[row, chosen] = 2 * side - 1
-        self._alpha = torch.cat(alphas)
 
     def __len__(self) -> int:
         """How many interpretations there are."""
@@ -154,6 +154,8 @@ class InterpretationBank:
         additional_forward_args: object = None,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
+        *,
+        paper: bool = False,
     ) -> Tensor:
         """Heat maps of images, each under the interpretation that :meth:`assign` says.
 
@@ -163,12 +165,14 @@ class InterpretationBank:
         """
         values = self._values(images, additional_forward_args)
         which = self._assign(values).which
+        alpha = self._table.channel_weights(self._view, self._own, paper)
         return heat_maps(
             self._view.channels(values),
-            self._alpha.to(values.device),
+            alpha.to(values.device),
             self._orientation.to(values.device)[which],
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
+            paper=paper,
         )
 
     def evaluate(self, images: ReferenceSource, *, batch_size: int = 32) -> BankReport:

@@ -41,10 +41,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     From reference images Q decision boundaries of the network are sampled, as
     hyperplanes in the space of the layer's feature maps. Around an image, the few of
     them are chosen whose polytope covers as many references as possible and no more of
-    those predicted otherwise than must be. The heat map of the image weights the
-    layer's channels by the normals of these boundaries, as Grad-CAM weights them by
-    the gradient at the one image; every image that the polytope covers has the same
-    weights.
+    those predicted otherwise than must be. The heat map weights the layer's channels by
+    the normals of these boundaries, as Grad-CAM weights them by the gradient at the one
+    image; every image that the polytope covers has the same weights.
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name and giving
     references: images that the network knows, of any label, some hundreds of each
@@ -76,9 +75,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 it, with class scores out: (B, C), or one score a row.
             layer (Module): The layer whose output (B, K, h, w) or (B, K) is explained,
                 usually the last with an extent in space.
-            references (Tensor, tuple, Dataset or DataLoader, optional): Given here,
-                they are fitted with :meth:`fit`'s defaults when they are first needed.
-                Default: None
+            references (Tensor, tuple, Dataset or DataLoader, optional): Fitted with
+                :meth:`fit`'s defaults when they are first needed. Default: None
             device_ids (list[int], optional): As in Captum. Default: None
             reshape_transform (Callable, optional): A linear function from the layer's
                 output to (B, K, h, w), for layers of tokens, (B, tokens, K).
@@ -169,6 +167,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
+        *,
+        paper: bool = False,
     ) -> Tensor:
         r"""Heat maps of the layer, each under the interpretation of its input.
 
@@ -184,13 +184,13 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 models with one score a row: the map is the evidence for a high score.
             additional_forward_args (Any, optional): As there. Default: None
             attribute_to_layer_input (bool, optional): As there. Default: False
-            relu_attributions (bool, optional): Only evidence for the target, in the
-                paper's form: each boundary's map is cut off below zero and scaled to a
-                largest value of 1 before the mean over boundaries. Default: False
+            relu_attributions (bool, optional): Only evidence for the target, see
+                :meth:`Interpretation.attribute`. Default: False
             attr_dim_summation (bool, optional): Whether channels are summed.
                 Default: True
             grad_kwargs (dict, optional): As there; used where an input falls back to
                 its own boundary. Default: None
+            paper (bool, optional): The paper's weights, see there. Default: False
 
         Returns:
             *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
@@ -202,8 +202,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             ValueError: If there are no references, or inputs do not fit them.
 
         Cost: one forward pass; a backward pass only for inputs that no boundary
-        separates, which fall back to their own, with a warning. The first call may
-        have to :meth:`fit` first.
+        separates, which fall back to their own, with a warning.
 
         Examples::
 
@@ -228,23 +227,24 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         orientation = orientations(
             table, table.project(values).cpu(), predicted.tolist(), classes.tolist()
         )
-        alpha = table.alpha.to(values.device)
         alone = (orientation == 0).all(dim=1).nonzero()[:, 0]
+        weights: list[Tensor] = []
         if len(alone):
             warn_of_own_boundary(len(alone))
             rows, args = take_rows(inputs, additional_forward_args, alone)
             own = classes[alone.to(classes.device)]
             gradients, _, _ = view.gradients(rows, args, own, grad_kwargs)
-            alpha = torch.cat([alpha, view.channel_weights(gradients).to(alpha)])
+            weights.append(gradients.to(table.weight.dtype))
             columns = torch.zeros(len(values), len(alone), dtype=orientation.dtype)
             columns[alone, torch.arange(len(alone))] = 1
             orientation = torch.cat([orientation, columns], dim=1)
         return heat_maps(
             view.channels(values),
-            alpha,
+            table.channel_weights(view, weights, paper).to(values.device),
             orientation,
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
+            paper=paper,
         )
 
     def interpret(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from captum_margin._notebook import NotebookFigure
 from captum_margin.metrics import InsertionDeletion
 from captum_margin.viz._arrays import Array, displayable_image, displayable_map
 
@@ -113,7 +113,7 @@ def visualize_comparison(
 
     n_columns = 4 if named_curves else 3
     panel_height = _PANEL_INCHES * min(max(height / width, 0.5), 2.0)
-    figure = _NotebookFigure(
+    figure = NotebookFigure(
         figsize=(
             _PANEL_INCHES * 3 + (n_columns - 3) * 3.2 + 0.3,
             panel_height * len(maps) + (0.7 if title else 0.4),
@@ -149,15 +149,6 @@ def visualize_comparison(
     if title:
         figure.suptitle(title, fontsize=13)
     return figure, axes
-
-
-class _NotebookFigure(Figure):
-    """A figure that a notebook shows although no pyplot window owns it."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
 
 
 def _by_name(
