@@ -41,6 +41,8 @@ class References:
         if isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1 (got {batch_size})")
         given: Any = source
+        # Slices of a tensor cost nothing; a loader would collate them one by one.
+        self.tensors: tuple[Tensor, ...] | None = None
         self.labelled = not isinstance(source, Tensor | tuple)
         if isinstance(source, Tensor | tuple):
             tensors = given if isinstance(given, tuple) else (given,)
@@ -51,6 +53,7 @@ class References:
                     "expected reference tensors of the same length (got "
                     f"{[len(tensor) for tensor in tensors]})"
                 )
+            self.tensors = tensors
             given = TensorDataset(*tensors)
         if isinstance(given, DataLoader):
             _check_loader(given)
@@ -74,6 +77,10 @@ class References:
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
         """All references in their order: the model's inputs, a batch at a time."""
+        if self.tensors is not None:
+            size = self.loader.batch_size or 1
+            yield from zip(*(t.split(size) for t in self.tensors), strict=True)
+            return
         state = torch.get_rng_state()
         iterator = iter(self.loader)  # draws a seed for workers, needed or not
         torch.set_rng_state(state)
@@ -82,6 +89,8 @@ class References:
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """The model's inputs of some references."""
+        if self.tensors is not None:
+            return tuple(tensor[list(indices)] for tensor in self.tensors)
         return self._inputs(
             self.loader.collate_fn([self.dataset[index] for index in indices])
         )

@@ -140,17 +140,30 @@ class InterpretationBank:
     def assign(
         self,
         images: Tensor | tuple[Tensor, ...],
+        target: int | Tensor | None = None,
         additional_forward_args: object = None,
     ) -> Assignment:
         """Which interpretation explains each image, and whether it covers it.
 
+        Args:
+            images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.
+            target (int or Tensor, optional): Classes that the images are explained
+                for, one for all or (B,): only interpretations of these are asked.
+                Default: None, all are
+            additional_forward_args (Any, optional): As in Captum. Default: None
+
+        Raises:
+            ValueError: If no interpretation is of the target's class.
+
         Cost: one forward pass to the layer.
         """
-        return self._assign(self._values(images, additional_forward_args))
+        values = self._values(images, additional_forward_args)
+        return self._assign(values, target)
 
     def attribute(
         self,
         images: Tensor | tuple[Tensor, ...],
+        target: int | Tensor | None = None,
         additional_forward_args: object = None,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
@@ -159,12 +172,13 @@ class InterpretationBank:
     ) -> Tensor:
         """Heat maps of images, each under the interpretation that :meth:`assign` says.
 
-        Arguments and maps are those of :meth:`Interpretation.attribute`.
+        The further arguments and the maps are those of
+        :meth:`Interpretation.attribute`.
 
         Cost: one forward pass to the layer, no backward pass.
         """
         values = self._values(images, additional_forward_args)
-        which = self._assign(values).which
+        which = self._assign(values, target).which
         alpha = self._table.channel_weights(self._view, self._own, paper)
         return heat_maps(
             self._view.channels(values),
@@ -231,7 +245,7 @@ class InterpretationBank:
             format_inputs(images), additional_forward_args, self._table.executions
         )
 
-    def _assign(self, values: Tensor) -> Assignment:
+    def _assign(self, values: Tensor, target: int | Tensor | None = None) -> Assignment:
         projections = self._table.project(values)  # (B, Q)
         orientation = self._orientation[:, : projections.shape[1]].to(values.device)
         sides = torch.where(projections >= 0, 1, -1).to(torch.int8)
@@ -240,9 +254,26 @@ class InterpretationBank:
         covers = wrong == 0
         centres = self._table.projections[self.centers].to(projections)
         distances = torch.cdist(projections, centres, p=1)
+        if target is not None:
+            other = ~self._of_class(target, values)
+            covers = covers & ~other
+            distances = distances.masked_fill(other, torch.inf)
         covered = covers.any(dim=1)
         first = covers.int().argmax(dim=1)  # the first of those that are alike
         return Assignment(torch.where(covered, first, distances.argmin(dim=1)), covered)
+
+    def _of_class(self, target: int | Tensor, values: Tensor) -> Tensor:
+        """Whether each interpretation is of each example's class, bool (B, n)."""
+        predicted = torch.tensor([one.predicted for one in self.interpretations])
+        wanted = torch.as_tensor(target).cpu().expand(len(values))
+        of_class = wanted[:, None] == predicted
+        if not of_class.any(dim=1).all():
+            missing = sorted(set(wanted.tolist()) - set(predicted.tolist()))
+            raise ValueError(
+                f"expected targets among the classes of the bank (got {missing}); give "
+                "references that the model predicts so, or no target"
+            )
+        return of_class.to(values.device)
 
 
 def _wilson(successes: int, trials: int) -> tuple[float, float]:

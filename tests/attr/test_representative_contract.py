@@ -223,7 +223,7 @@ def example(arguments, i):
     return {name: part(value) for name, value in arguments.items()}
 
 
-@pytest.mark.filterwarnings("ignore:no sampled boundary")
+@pytest.mark.filterwarnings("ignore:no sampled boundary", "ignore:.*probabilities")
 @pytest.mark.parametrize("summation", [True, False])
 @pytest.mark.parametrize("row", CASES, ids=lambda row: row["name"])
 def test_captums_table(row, summation):

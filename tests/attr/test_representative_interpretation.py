@@ -30,17 +30,20 @@ over_forms = pytest.mark.parametrize(
 
 def net(kind, activation=nn.ReLU):
     """A small float64 net; the layer explained is the first activation."""
+    # The conv net's has negative values, and a channel for strong images only.
     if kind == "conv":
         below, above = [nn.Conv2d(2, 3, 3, padding=1)], [nn.MaxPool2d(2)]
         above += [nn.Conv2d(3, 4, 2), activation(), nn.Flatten(), nn.Linear(16, 3)]
     else:
         below, above = [nn.Linear(6, 8)], [nn.Linear(8, 7), activation()]
         above += [nn.Linear(7, 1 if kind == "one column" else 3)]
-    model = nn.Sequential(*below, activation(), *above).double().eval()
+    first = nn.Threshold(-1.0, 0.0) if kind == "conv" else activation()
+    model = nn.Sequential(*below, first, *above).double().eval()
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator).double()
     with torch.no_grad():  # every class is predicted now and then
+        model[0].bias[2] -= 20 * (kind == "conv")
         model[-1].bias -= model(examples(kind, 200, 7)).mean(dim=0)
     return model
 
@@ -60,6 +63,7 @@ def explainer(model, references, **options):
 def case(kind):
     """A fitted explainer, unseen examples, and the oracle's view of the references."""
     model, references, x = net(kind), examples(kind, 40, 0), examples(kind, 6, 1)
+    x[5] *= 50 if kind == "conv" else 1
     above = oracle.operations(list(model)[2:])
     psi = model[:2](references).detach().numpy()
     outputs = [oracle.forward(above, one) for one in psi]
@@ -137,26 +141,24 @@ def test_covers_and_similar(kind):
     c = case(kind)
     found = c.explainer.interpret(c.x[:1])
     assert found.covers(c.references).nonzero()[:, 0].tolist() == found.covered.tolist()
-    psi, (own, *_) = feature_maps(c, c.x), feature_maps(c, c.x)
-    chosen, sides, covered, _ = polytope(c, own, found.predicted)
+    psi = feature_maps(c, c.x)
+    chosen, sides, covered, _ = polytope(c, psi[0], found.predicted)
     weights, biases = ([v[h] for h in chosen] for v in (c.weights, c.biases))
     inside = [(oracle.sides(weights, biases, one) == sides).all() for one in psi]
     assert found.covers(c.x).tolist() == inside and inside[0]
-    ranked = sorted((oracle.distance(weights, own, c.psi[m]), m) for m in covered)
-    similar = found.similar(3)
-    assert similar.indices.tolist() == [m for _, m in ranked[:3]]
-    expected = [d for d, _ in ranked[:3]]
-    np.testing.assert_allclose(similar.distances, expected, **DOUBLE)
-    assert sorted(found.similar(100).indices.tolist()) == covered
+    ranked = sorted((oracle.distance(weights, psi[0], c.psi[m]), m) for m in covered)
+    for k in (3, 100):
+        expected, indices = zip(*ranked[:k], strict=True)
+        assert found.similar(k).indices.tolist() == list(indices)
+        np.testing.assert_allclose(found.similar(k).distances, expected, **DOUBLE)
 
 
 @over_kinds
 @over_forms
 def test_heat_maps_are_the_oracles(kind, form):
     c = case(kind)
-    own, *_ = feature_maps(c, c.x)
     found = c.explainer.interpret(c.x[:1])
-    chosen, sides, *_ = polytope(c, own, found.predicted)
+    chosen, sides, *_ = polytope(c, feature_maps(c, c.x)[0], found.predicted)
     weights = [c.weights[h] for h in chosen]
     maps = found.attribute(c.x, **form)
     for one, psi in zip(maps, feature_maps(c, c.x), strict=True):
@@ -236,9 +238,8 @@ def test_one_class_only(form):
 
 
 def test_some_of_a_batch_fall_back():
-    c = case("flat")
+    c, absent = case("flat"), 2
     x = torch.cat([c.x, examples("flat", 30, 2)])
-    absent = 2
     x = x[[label != absent for label in decisions(c, x)]][:6]
     assert len(x) == 6
     rest = c.references[[m for m in range(40) if c.classes[m] != absent]]
@@ -250,8 +251,8 @@ def test_some_of_a_batch_fall_back():
         maps = fitted.attribute(x, target=target)
     expected = grad_cam(c, lambda x: margin(c.model(x), absent), x[1::2])
     torch.testing.assert_close(maps[1::2], expected, **DOUBLE)
-    even = fitted.attribute(x[::2], target=labels[::2])
-    torch.testing.assert_close(maps[::2], even, **DOUBLE)
+    others = fitted.attribute(x[::2], target=labels[::2])
+    torch.testing.assert_close(maps[::2], others, **DOUBLE)
 
 
 def test_references_all_alike():
@@ -362,8 +363,7 @@ def test_streamed_is_in_memory(kind, batch_size):
 
 def test_a_saved_state():
     c = case("conv")
-    file = io.BytesIO()
-    torch.save(c.explainer.state_dict(), file)
+    torch.save(c.explainer.state_dict(), file := io.BytesIO())
     file.seek(0)
     found = RepresentativeInterpretation(c.model, c.model[1])
     found.load_state_dict(torch.load(file, weights_only=True))

@@ -1,0 +1,156 @@
+"""What users look at: pictures, progress, warnings, and banks asked for a class."""
+
+import numpy as np
+import pytest
+import torch
+
+from captum_margin.attr import RepresentativeInterpretation
+from tests.attr.test_representative_interpretation import DOUBLE, case, examples
+from tests.reference import representative_reference as oracle
+
+
+def grey(references):
+    """A fitted explainer of grey images, and one interpretation of a reference."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()
+    )
+    model.append(torch.nn.Linear(4 * 36, 3)).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        drawn = torch.randn(parameter.shape, generator=generator)
+        parameter.data = drawn.to(parameter)
+    explainer = RepresentativeInterpretation(model, model[1])
+    return explainer.fit(references, seed=1)
+
+
+@pytest.fixture
+def references():
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(60, 1, 8, 8, generator=generator).double()
+
+
+def test_the_picture_shows_the_image_its_like_and_their_maps(references):
+    explainer = grey(references)
+    unseen = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(9)).double()
+    one = explainer.interpret(unseen)
+    figure = one.plot(k=3, mean=[0.25], std=[0.5])
+    similar = one.similar(3)
+    assert len(similar.indices) == 3
+    shown = torch.cat([unseen, references[similar.indices]])
+    maps = one.attribute(shown, relu_attributions=True)[:, 0].float()
+    upper, lower = np.array(figure.axes).reshape(2, 4)
+    for column, (axis, index) in enumerate(
+        zip(upper, [None, *similar.indices], strict=True)
+    ):
+        pixels = (shown[column, 0] * 0.5 + 0.25).clamp(0, 1)
+        (image,) = axis.images
+        np.testing.assert_allclose(image.get_array(), pixels, rtol=1e-6)
+        title = f"class {one.predicted}" if index is None else f"reference {index}"
+        assert title in axis.get_title()
+        blended = lower[column].images
+        np.testing.assert_allclose(blended[0].get_array(), pixels, rtol=1e-6)
+        enlarged = torch.nn.functional.interpolate(
+            maps[column][None, None], size=(8, 8), mode="bilinear"
+        )[0, 0]
+        expected = enlarged / enlarged.max()
+        np.testing.assert_allclose(blended[1].get_array(), expected, rtol=1e-5)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it
+
+
+def test_a_bank_draws_its_references_and_a_loaded_state_needs_them(references):
+    explainer = grey(references)
+    one = explainer.bank(1)[0]
+    (center,) = (one.covered[one.similar(1).indices == one.covered]).tolist()
+    figure = one.plot(k=2)
+    pixels = references[center, 0]
+    expected = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected)
+    assert f"reference {center}\n" not in "".join(a.get_title() for a in figure.axes)
+
+    loaded = RepresentativeInterpretation(explainer.forward_func, explainer.layer)
+    loaded.load_state_dict(explainer.state_dict())
+    again = loaded.interpret(references[:1])
+    with pytest.raises(ValueError, match="references"):
+        again.plot()
+    assert len(again.plot(k=2, references=references).axes) == 6
+
+
+@pytest.mark.parametrize(
+    ("draw", "match"),
+    [
+        (lambda one, images: one.plot(mean=[0.5]), "mean and std"),
+        (lambda one, images: one.plot(k=0), "k of at least 1"),
+    ],
+)
+def test_what_cannot_be_drawn(references, draw, match):
+    one = grey(references).interpret(references[:1])
+    with pytest.raises(ValueError, match=match):
+        draw(one, references)
+
+
+def test_rows_and_flat_layers_have_no_picture():
+    c = case("flat")
+    with pytest.raises(ValueError, match="images"):
+        c.explainer.interpret(c.x[:1]).plot()
+
+
+def test_a_bank_asked_for_a_class_answers_with_it():
+    c = case("conv")
+    bank, x = c.explainer.bank(2), examples("conv", 20, 9)
+    classes = torch.tensor([one.predicted for one in bank])
+    covers = torch.stack([one.covers(x) for one in bank], dim=1)
+    target = torch.arange(20) % len(classes.unique())
+    which, covered = bank.assign(x, target)
+    with torch.no_grad():
+        psi = c.model[:2](x).numpy()
+    for i, asked in enumerate(target.tolist()):
+        allowed = (classes == asked).nonzero()[:, 0]
+        inside = allowed[covers[i, allowed]]
+        assert covered[i] == (len(inside) > 0)
+        if covered[i]:
+            assert which[i] == inside[0]
+            continue
+        gaps = [
+            sum(
+                abs(np.sum(w * (psi[i] - c.psi[m])))
+                for w in c.explainer.state_dict()["weight"].numpy()
+            )
+            for m in bank.centers[allowed].tolist()
+        ]
+        assert which[i] == allowed[int(np.argmin(gaps))]
+    assert (~covered).any() and covered.any()
+    maps = bank.attribute(x, target)
+    for i in range(20):
+        expected = bank[int(which[i])].attribute(x[i : i + 1])
+        torch.testing.assert_close(maps[i : i + 1], expected, **DOUBLE)
+    assert (
+        bank.assign(x, 1).which.tolist() == bank.assign(x, target * 0 + 1)[0].tolist()
+    )
+    with pytest.raises(ValueError, match=r"\[99\]"):
+        bank.attribute(x, 99)
+
+
+def test_probabilities_are_warned_of(references):
+    logits = grey(references).forward_func
+    soft = torch.nn.Sequential(*logits, torch.nn.Softmax(dim=1))
+    explainer = RepresentativeInterpretation(soft, soft[1])
+    with pytest.warns(UserWarning, match="return logits"):
+        explainer.fit(references, seed=1)
+
+
+def test_progress_counts_references_and_boundaries(references, capsys):
+    explainer = grey(references)
+    assert capsys.readouterr().err == ""
+    explainer.fit(references, n_boundaries=7, show_progress=True)
+    shown = capsys.readouterr().err
+    assert "Representative Interpretation fit" in shown and "67/67" in shown
+
+
+def test_wilson_intervals_of_nothing(references):
+    bank = grey(references).bank(1)
+    report = bank.evaluate(references[:1] + 50)
+    assert (report.n, report.n_covered) == (1, 0) and np.isnan(report.purity)
+    assert report.purity_interval == (0.0, 1.0)
+    np.testing.assert_allclose(
+        report.coverage_interval, oracle.wilson(0, 1), atol=1e-12
+    )
