@@ -146,11 +146,12 @@ def test_progress_counts_references_and_boundaries(references, capsys):
     assert "Representative Interpretation fit" in shown and "67/67" in shown
 
 
-def test_wilson_intervals_of_nothing(references):
-    bank = grey(references).bank(1)
-    report = bank.evaluate(references[:1] + 50)
-    assert (report.n, report.n_covered) == (1, 0) and np.isnan(report.purity)
+def test_intervals_of_a_bank_that_covers_nothing():
+    bank, x = case("conv").explainer.bank(2), examples("conv", 30, 9)
+    alone = x[~bank.assign(x).covered]
+    n, report = len(alone), bank.evaluate(alone)
+    assert n > 0
+    assert (report.n, report.n_covered) == (n, 0) and np.isnan(report.purity)
     assert report.purity_interval == (0.0, 1.0)
-    np.testing.assert_allclose(
-        report.coverage_interval, oracle.wilson(0, 1), atol=1e-12
-    )
+    found = report.coverage_interval
+    np.testing.assert_allclose(found, oracle.wilson(0, n), atol=1e-12)
