@@ -72,10 +72,11 @@ def plot_interpretation(
         axes[1, column].imshow(heat, cmap="jet", alpha=0.5, vmin=0, vmax=1)
     for axis in axes.flat:
         axis.set_axis_off()
+    n_boundaries = len(interpretation.boundaries.bias)
     figure.suptitle(
         f"{len(interpretation.covered)} references covered, "
         f"{interpretation.purity:.0%} predicted alike, "
-        f"{len(interpretation.boundaries.bias)} boundaries",
+        f"{n_boundaries} {'boundary' if n_boundaries == 1 else 'boundaries'}",
         fontsize=9,
     )
     return figure
