@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.attr._boundaries import BoundaryTable
-from captum_margin.attr._captum import format_inputs
+from captum_margin.attr._captum import format_inputs, select_rows
 from captum_margin.attr._heat_maps import heat_maps
 from captum_margin.attr._layer_view import LayerView, class_scores
 from captum_margin.attr._references import References, ReferenceSource, to_device
@@ -189,12 +189,19 @@ class InterpretationBank:
             paper=paper,
         )
 
-    def evaluate(self, images: ReferenceSource, *, batch_size: int = 32) -> BankReport:
+    def evaluate(
+        self,
+        images: ReferenceSource,
+        additional_forward_args: object = None,
+        *,
+        batch_size: int = 32,
+    ) -> BankReport:
         """Coverage and purity on held-out images.
 
         Args:
             images (Tensor, tuple[Tensor, ...], Dataset or DataLoader): As ``fit``'s
                 references; labels are not used.
+            additional_forward_args (Any, optional): As ``fit``'s. Default: None
             batch_size (int, optional): Images in a forward pass. Default: 32
 
         Returns:
@@ -203,10 +210,13 @@ class InterpretationBank:
         source = References(images, batch_size)
         device = self._view.device()
         classes = torch.tensor([one.predicted for one in self.interpretations])
-        n_covered = n_pure = 0
+        n_seen = n_covered = n_pure = 0
         for batch in source.batches():
             inputs = format_inputs(to_device(batch, device))
-            values, output = self._view.values_and_output(inputs)
+            rows = torch.arange(n_seen, n_seen + len(inputs[0]))
+            n_seen += len(rows)
+            _, args = select_rows(None, additional_forward_args, rows, len(source))
+            values, output = self._view.values_and_output(inputs, args)
             which, covered = self._assign(values)
             alike = class_scores(output).argmax(dim=1).cpu() == classes[which.cpu()]
             n_covered += int(covered.sum())

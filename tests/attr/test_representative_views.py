@@ -155,3 +155,17 @@ def test_intervals_of_a_bank_that_covers_nothing():
     assert report.purity_interval == (0.0, 1.0)
     found = report.coverage_interval
     np.testing.assert_allclose(found, oracle.wilson(0, n), atol=1e-12)
+
+
+def test_a_bank_is_evaluated_with_the_models_other_arguments(references):
+    plain = grey(references)
+    model = plain.forward_func
+    factor = torch.linspace(0.5, 2, 60).double()[:, None]
+    scaled = RepresentativeInterpretation(
+        lambda x, f: model(x * f[..., None, None]), model[1]
+    )
+    scaled.fit(references, factor, seed=1)
+    expected = plain.fit(references * factor[..., None, None], seed=1).bank(2)
+    held_out = references.flip(0)
+    found = scaled.bank(2).evaluate(held_out, factor.flip(0), batch_size=7)
+    assert found == expected.evaluate(held_out * factor.flip(0)[..., None, None])
