@@ -26,7 +26,9 @@ from captum_margin.attr._references import References, to_device
 
 __all__ = ["BoundaryTable", "fit_boundaries", "hyperplanes"]
 
-# How much the feature maps are scaled to see whether the rest is linear around them.
+# By how much every value of a feature map grows or shrinks, at random, to see whether
+# the rest of the network is linear around it. (A normalisation layer takes no notice
+# when it is scaled as a whole.)
 _STEP = 0.01
 
 
@@ -146,8 +148,10 @@ def fit_boundaries(
         weight, bias = hyperplanes(gradients, values, margins(scores))
         weights.append(weight)
         biases.append(bias)
-        stepped = view.scores_of_scaled(inputs, args, executions, 1 + _STEP)
-        errors.append(_linearization_errors(scores, stepped, weight, values))
+        step = random_signs(weight.shape[1:]).to(weight) * _STEP
+        stepped = view.scores_of_scaled(inputs, args, executions, 1 + step)
+        move = step * values.to(weight.dtype)
+        errors.append(_linearization_errors(scores, stepped, weight, move))
         progress.update(len(indices))
     weight = torch.cat(weights)
     table = BoundaryTable(
@@ -192,20 +196,25 @@ def fit_boundaries(
     )
 
 
-def _linearization_errors(
-    scores: Tensor, stepped: Tensor, weight: Tensor, values: Tensor
-) -> Tensor:
-    """How far a small step of the feature maps departs from its linear forecast, (B,).
+def random_signs(shape: torch.Size) -> Tensor:
+    """1 or -1 at random, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return 2.0 * torch.randint(2, shape, generator=generator) - 1
 
-    In units of the largest change that a step of this length could make.
+
+def _linearization_errors(
+    scores: Tensor, stepped: Tensor, weight: Tensor, move: Tensor
+) -> Tensor:
+    """How far a small move of the feature maps departs from its linear forecast, (B,).
+
+    In units of what the move changes typically, over all choices of its signs.
     """
     classes = scores.argmax(dim=1)
     change = margins(stepped, classes) - margins(scores, classes)
-    weight, values = weight.flatten(1), values.flatten(1).to(weight.dtype)
-    forecast = _STEP * (weight * values).sum(dim=1)
-    length = _STEP * weight.norm(dim=1) * values.norm(dim=1)
-    error = (change.to(weight.dtype) - forecast).abs()
-    return torch.where(length > 0, error / length, error).cpu()
+    parts = (weight * move).flatten(1)
+    error = (change.to(weight.dtype) - parts.sum(dim=1)).abs()
+    typical = parts.norm(dim=1)
+    return torch.where(typical > 0, error / typical, error).cpu()
 
 
 def _numbers(shape: torch.Size) -> str:

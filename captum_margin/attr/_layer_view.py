@@ -230,9 +230,9 @@ class LayerView:
         inputs: tuple[Tensor, ...],
         args: object,
         executions: int,
-        factor: float,
+        factor: Tensor,
     ) -> Tensor:
-        """Class scores when the feature maps are multiplied by a factor."""
+        """Class scores when feature maps are multiplied by a factor, (*layer_shape)."""
         seen = 0
 
         def scale(layer: nn.Module, passed: Any) -> Any:
@@ -241,8 +241,8 @@ class LayerView:
             if seen < executions:
                 return passed
             if isinstance(passed, tuple):
-                return tuple(tensor * factor for tensor in passed)
-            return passed * factor
+                return tuple(tensor * factor.to(tensor) for tensor in passed)
+            return passed * factor.to(passed)
 
         with self._hook(scale):
             return class_scores(target_outputs(self.forward_func, inputs, args))

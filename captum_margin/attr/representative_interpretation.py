@@ -54,9 +54,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     Attributes:
         references: What :meth:`fit` was given, or the constructor.
         linearization_error (float): Median over the sampled boundaries of the error of
-            the linear forecast when feature maps grow by 1%, in units of the largest
-            change that a step of this length could make: 0 up to rounding (and to
-            kinks in between) where the network above the layer is piecewise linear.
+            the linear forecast when every value of a feature map grows or shrinks by
+            1% at random, over what such a step changes typically: 0 up to rounding and
+            kinks where the network above the layer is piecewise linear.
     """
 
     def __init__(

@@ -377,21 +377,3 @@ def test_a_saved_state():
     assert torch.equal(found.bank(2).attribute(c.x), c.explainer.bank(2).attribute(c.x))
     with pytest.raises(ValueError, match="references"):  # it holds the output's only
         found.attribute(c.x, target=target, attribute_to_layer_input=True)
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
-def test_linearization_error(activation):
-    model, references = net("flat", activation), examples("flat", 40, 0)
-    fitted = explainer(model, references, n_boundaries=13)
-    state = fitted.state_dict()
-    psi = model[:2](references[state["reference"]]).detach()
-
-    def decision(value):
-        return oracle.margin(model[2:](torch.as_tensor(value)).detach())
-
-    error = oracle.linearization_error(decision, state["weight"].numpy(), psi.numpy())
-    assert fitted.linearization_error == pytest.approx(error, rel=1e-6, abs=1e-12)
-    if activation is nn.ReLU:
-        assert error < 1e-12
-    else:
-        assert error > 1e-4

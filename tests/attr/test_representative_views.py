@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from captum_margin.attr import RepresentativeInterpretation
-from tests.attr.test_representative_interpretation import DOUBLE, case, examples
+from captum_margin.attr import RepresentativeInterpretation, _boundaries
+from tests.attr.test_representative_interpretation import (
+    DOUBLE,
+    case,
+    examples,
+    explainer,
+    net,
+)
 from tests.reference import representative_reference as oracle
 
 
@@ -19,8 +26,8 @@ def grey(references):
     for parameter in model.parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         parameter.data = drawn.to(parameter)
-    explainer = RepresentativeInterpretation(model, model[1])
-    return explainer.fit(references, seed=1)
+    fitted = RepresentativeInterpretation(model, model[1])
+    return fitted.fit(references, seed=1)
 
 
 @pytest.fixture
@@ -30,9 +37,9 @@ def references():
 
 
 def test_the_picture_shows_the_image_its_like_and_their_maps(references):
-    explainer = grey(references)
+    fitted = grey(references)
     unseen = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(9)).double()
-    one = explainer.interpret(unseen)
+    one = fitted.interpret(unseen)
     figure = one.plot(k=3, mean=[0.25], std=[0.5])
     similar = one.similar(3)
     assert len(similar.indices) == 3
@@ -58,8 +65,8 @@ def test_the_picture_shows_the_image_its_like_and_their_maps(references):
 
 
 def test_a_bank_draws_its_references_and_a_loaded_state_needs_them(references):
-    explainer = grey(references)
-    one = explainer.bank(1)[0]
+    fitted = grey(references)
+    one = fitted.bank(1)[0]
     (center,) = (one.covered[one.similar(1).indices == one.covered]).tolist()
     figure = one.plot(k=2)
     pixels = references[center, 0]
@@ -67,8 +74,8 @@ def test_a_bank_draws_its_references_and_a_loaded_state_needs_them(references):
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected)
     assert f"reference {center}\n" not in "".join(a.get_title() for a in figure.axes)
 
-    loaded = RepresentativeInterpretation(explainer.forward_func, explainer.layer)
-    loaded.load_state_dict(explainer.state_dict())
+    loaded = RepresentativeInterpretation(fitted.forward_func, fitted.layer)
+    loaded.load_state_dict(fitted.state_dict())
     again = loaded.interpret(references[:1])
     with pytest.raises(ValueError, match="references"):
         again.plot()
@@ -133,15 +140,15 @@ def test_a_bank_asked_for_a_class_answers_with_it():
 def test_probabilities_are_warned_of(references):
     logits = grey(references).forward_func
     soft = torch.nn.Sequential(*logits, torch.nn.Softmax(dim=1))
-    explainer = RepresentativeInterpretation(soft, soft[1])
+    fitted = RepresentativeInterpretation(soft, soft[1])
     with pytest.warns(UserWarning, match="return logits"):
-        explainer.fit(references, seed=1)
+        fitted.fit(references, seed=1)
 
 
 def test_progress_counts_references_and_boundaries(references, capsys):
-    explainer = grey(references)
+    fitted = grey(references)
     assert capsys.readouterr().err == ""
-    explainer.fit(references, n_boundaries=7, show_progress=True)
+    fitted.fit(references, n_boundaries=7, show_progress=True)
     shown = capsys.readouterr().err
     assert "Representative Interpretation fit" in shown and "67/67" in shown
 
@@ -169,3 +176,32 @@ def test_a_bank_is_evaluated_with_the_models_other_arguments(references):
     held_out = references.flip(0)
     found = scaled.bank(2).evaluate(held_out, factor.flip(0), batch_size=7)
     assert found == expected.evaluate(held_out * factor.flip(0)[..., None, None])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_linearization_error(activation):
+    model, references = net("flat", activation), examples("flat", 40, 0)
+    fitted = explainer(model, references, n_boundaries=13)
+    state = fitted.state_dict()
+    psi = model[:2](references[state["reference"]]).detach()
+
+    def decision(value):
+        return oracle.margin(model[2:](torch.as_tensor(value)).detach())
+
+    signs = _boundaries.random_signs(psi.shape[1:]).double().numpy()
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    weight = state["weight"].numpy()
+    error = oracle.linearization_error(decision, weight, psi.numpy(), signs)
+    assert fitted.linearization_error == pytest.approx(error, rel=1e-6, abs=1e-12)
+    if activation is nn.ReLU:
+        assert error < 1e-12
+    else:
+        assert error > 1e-4
+
+
+def test_a_normalisation_is_not_linear():
+    """Scaling the feature map as a whole, as one might test it, would not show it."""
+    model, references = net("flat"), examples("flat", 40, 0)
+    normed = nn.Sequential(*model[:2], nn.LayerNorm(8).double(), *model[2:])
+    assert explainer(model, references).linearization_error < 1e-12
+    assert explainer(normed, references).linearization_error > 1e-4

@@ -278,13 +278,17 @@ def distance(weights, psi, other):
     return sum(abs((w * psi).sum() - (w * other).sum()) for w in weights)
 
 
-def linearization_error(decision, weights, psis):
-    """Median over boundaries of the relative miss of a 1% step along psi."""
-    errors = [
-        abs(decision(1.01 * psi) - decision(psi) - 0.01 * (w * psi).sum())
-        / (0.01 * np.sqrt((w**2).sum()) * np.sqrt((psi**2).sum()))
-        for w, psi in zip(weights, psis, strict=True)
-    ]
+def linearization_error(decision, weights, psis, signs):
+    """Median over boundaries of the relative miss of a step of 1% of each value.
+
+    Relative to the root mean square of the forecasts over all choices of signs.
+    """
+    errors = []
+    for w, psi in zip(weights, psis, strict=True):
+        forecast = sum((w * 0.01 * signs * psi).flatten())
+        change = decision(psi + 0.01 * signs * psi) - decision(psi)
+        typical = np.sqrt(sum((w * 0.01 * psi).flatten() ** 2))
+        errors.append(abs(change - forecast) / typical)
     return float(np.median(errors))
 
 
