@@ -152,6 +152,8 @@ table {{ border-collapse: collapse; margin: .5rem 0 2.5rem; }}
 th, td {{ padding: .2rem 1rem .2rem 0; text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }}
 footer {{ color: #666; font-size: .85rem; }}
+@media (max-width: 32rem) {{ table {{ font-size: .75rem; }}
+                            th, td {{ padding-right: .4rem; }} }}
 </style>
 </head>
 <body>
