@@ -7,9 +7,11 @@ https://arxiv.org/abs/1711.05407).
 
 1. domain: what a node is, a region, a sample or a vertex; yours
 2. graph: which nodes are alike (``graph``)
-3. function: f, what is asked of each node (``function``)
+3. function: f, what is asked of each node (``function``,
+   ``mmd``, ``kde``)
 4. filter: f_h = f - A^p f, what its neighbours do not explain (``high_pass``)
-5. interpretation: I(i) = ‖f_h(i)‖², a ranking, a choice (``protocol``, ``select``)
+5. interpretation: I(i) = ‖f_h(i)‖², a ranking, a choice (``protocol``, ``select``,
+   ``prototypes``)
 
 :func:`margin` takes all five and keeps every intermediate. Letters, everywhere: N
 nodes, F features, E edges, C classes or signal channels, p hops, A the graph shift, W
@@ -26,8 +28,11 @@ from captum_margin.signal.graph import (
     to_csr,
 )
 from captum_margin.signal.high_pass import HighPass
+from captum_margin.signal.kde import kernel_density
+from captum_margin.signal.mmd import leave_neighborhood_out_mmd
 from captum_margin.signal.protocol import MarginResult, influence, margin
-from captum_margin.signal.select import rank, top
+from captum_margin.signal.prototypes import select_criticisms, select_prototypes
+from captum_margin.signal.select import lowest_share, rank, select_diverse, top
 
 __all__ = [
     "Graph",
@@ -36,12 +41,18 @@ __all__ = [
     "as_undirected",
     "check_graph",
     "influence",
+    "kernel_density",
     "knn_graph",
     "knn_graph_1d",
     "label_disagreement",
+    "leave_neighborhood_out_mmd",
+    "lowest_share",
     "margin",
     "one_hot",
     "rank",
+    "select_criticisms",
+    "select_diverse",
+    "select_prototypes",
     "to_csr",
     "top",
 ]

@@ -1,0 +1,93 @@
+"""Where prototypes start: a share for each class, and samples spread over its data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
+
+_EARLY = 100  # picks that decide which clusters are found at all
+_TRIALS = (10, 4)  # samples drawn for each of the early picks, and of the others
+_ITERATIONS = 10  # of k-means; the moves on the graph do the rest
+
+
+def class_shares(sizes: Tensor, n: int) -> list[int]:
+    """Splits n equally among classes of these sizes, no share above its class.
+
+    What a small class cannot take, and the remainder, goes to the larger ones.
+    """
+    shares = [0] * sizes.numel()
+    order = sizes.argsort(stable=True).tolist()
+    for place, c in enumerate(order):
+        shares[c] = min(int(sizes[c]), n // (len(order) - place))
+        n -= shares[c]
+    return shares
+
+
+def spread_seeds(
+    x: Tensor, n: int, generator: torch.Generator, block_size: int | None
+) -> Tensor:
+    """Finds n different samples near the centres of k-means, (n,)."""
+    if n >= x.size(0):
+        return torch.arange(x.size(0), device=x.device)
+    if n == 0:
+        return torch.arange(0, device=x.device)
+    picks = _far_picks(x - x.mean(dim=0), n, generator)
+    centres = x[picks]
+    for _ in range(_ITERATIONS):
+        cell = _nearest(x, centres, block_size)
+        count = cell.bincount(minlength=n)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, cell, x)
+        centres = torch.where(count > 0, sums / count.clamp(min=1), centres)
+    # Two centres may share a sample: the first picks take the places left.
+    queue = torch.cat([_nearest(centres, x, block_size), picks])
+    order = torch.arange(queue.numel(), device=x.device)
+    first = order.new_full((x.size(0),), queue.numel())
+    first = first.scatter_reduce(0, queue, order, "amin")
+    return queue[first.sort().values[:n]]
+
+
+def _far_picks(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draws n different samples far from the earlier ones (greedy k-means++).
+
+    The chance of a sample is its squared distance to the nearest pick; of a few drawn
+    the one that leaves the smallest sum of them is taken (Arthur and Vassilvitskii,
+    2007). Each pick depends on all earlier ones, so they are a loop.
+    """
+    norms = x.square().sum(dim=1)
+    start = torch.randint(x.size(0), (1,), generator=generator).to(x.device)
+    picks = [start]
+    square = _square_distances(x, norms, start)[:, 0]
+    left = torch.ones_like(square, dtype=sum_dtype(x))
+    for count in range(1, n):
+        left[picks[-1]] = 0
+        chance = (square * left).cumsum(dim=0)
+        if not bool(chance[-1] > 0):  # only duplicates of picks are left
+            chance = left.cumsum(dim=0)
+        # In proportion to the steps of the sum, none of which is at an earlier pick.
+        below = torch.nextafter(chance[-1], torch.zeros_like(chance[-1]))
+        trials = _TRIALS[0] if count < _EARLY else _TRIALS[1]
+        draws = torch.rand(trials, generator=generator, dtype=torch.float64)
+        draws = (draws.to(chance) * chance[-1]).clamp(max=below)
+        drawn = torch.searchsorted(chance, draws, right=True)
+        candidates = torch.minimum(
+            square[:, None], _square_distances(x, norms, drawn)
+        )  # (N, trials)
+        best = candidates.sum(dim=0).argmin()
+        picks.append(drawn[best, None])
+        square = candidates[:, best].contiguous()
+    return torch.cat(picks)
+
+
+def _square_distances(x: Tensor, norms: Tensor, nodes: Tensor) -> Tensor:
+    """Squared distances from all samples to a few of them, (N, len(nodes))."""
+    square = torch.addmm(norms[:, None], x, x[nodes].T, alpha=-2) + norms[nodes]
+    return square.clamp_(min=0)
+
+
+def _nearest(x: Tensor, y: Tensor, block_size: int | None) -> Tensor:
+    """Index of the nearest y of each x, (N,)."""
+    rows = check_block_size(block_size, y.size(0))
+    blocks = distance_blocks(x, y, rows)
+    return torch.cat([square.argmin(dim=1) for _, square in blocks])
