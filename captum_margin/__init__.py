@@ -4,6 +4,7 @@ Pose a question as a graph, a function on its nodes and a high-pass filter; the 
 where the function changes against its neighbourhood are the answer.
 
 - :mod:`captum_margin.attr`: attribution methods, used as those of :mod:`captum.attr`;
+- :mod:`captum_margin.influence`: samples of a data set that stand out;
 - :mod:`captum_margin.metrics`: how faithful a map is to the model;
 - :mod:`captum_margin.viz`: maps, overlays and curves side by side;
 - :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
@@ -16,8 +17,8 @@ with warnings.catch_warnings():
     # nothing that a user of this package could mend.
     warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
     warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
-    from captum_margin import attr, metrics, signal, viz
+    from captum_margin import attr, influence, metrics, signal, viz
 
-__all__ = ["__version__", "attr", "metrics", "signal", "viz"]
+__all__ = ["__version__", "attr", "influence", "metrics", "signal", "viz"]
 
 __version__ = "0.1.0"

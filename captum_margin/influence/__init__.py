@@ -1,0 +1,32 @@
+"""Dataset influence: which samples of a data set stand out, and why.
+
+Each class asks one question of all samples at once, answers with one score per sample,
+in data order, high for what the class is named for, and is used as those of
+:mod:`captum.influence`. It starts from a model and its data, from features, or from a
+neighbour graph:
+
+- :class:`LabelNoise`: whose label do its neighbours contradict?
+- :class:`DecisionBoundary`: which samples lie where the classes meet?
+"""
+
+from captum_margin.influence.base import MarginInfluence
+from captum_margin.influence.decision_boundary import DecisionBoundary
+from captum_margin.influence.label_noise import LabelNoise
+from captum_margin.influence.result import (
+    InfluenceResult,
+    KMostInfluentialResults,
+    Neighbors,
+)
+from captum_margin.influence.samples import Samples
+from captum_margin.influence.settings import Settings
+
+__all__ = [
+    "DecisionBoundary",
+    "InfluenceResult",
+    "KMostInfluentialResults",
+    "LabelNoise",
+    "MarginInfluence",
+    "Neighbors",
+    "Samples",
+    "Settings",
+]

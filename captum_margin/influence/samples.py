@@ -1,0 +1,156 @@
+"""What a question is asked about: features or a graph, labels, scores of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_margin.signal import Graph, as_undirected
+
+__all__ = ["Samples", "as_features", "as_graph", "as_labels"]
+
+ClassNames = Sequence[str] | Mapping[int, str]
+
+
+class Samples(NamedTuple):
+    """N samples as a function of one's own receives them.
+
+    Args:
+        features (Tensor, optional): Shape (N, F); None where a graph was given.
+        graph (Graph, optional): As given; None where it is made from the features.
+        labels (Tensor, optional): Class numbers within [0, C), shape (N,).
+        classes (tuple): Names of the C classes, ``classes[labels[i]]`` that of i.
+        scores (Tensor, optional): The model's outputs, (N, ...), where there is one.
+    """
+
+    features: Tensor | None = None
+    graph: Graph | None = None
+    labels: Tensor | None = None
+    classes: tuple[Any, ...] = ()
+    scores: Tensor | None = None
+
+
+def as_features(features: Any) -> Tensor:
+    """Features (N, F) as a tensor, without a copy where that is possible.
+
+    Raises:
+        TypeError: If they are not numbers.
+    """
+    if isinstance(features, Tensor):
+        return features.detach()
+    if hasattr(features, "toarray"):  # SciPy sparse
+        features = features.toarray()
+    elif hasattr(features, "to_numpy"):  # pandas
+        features = features.to_numpy()
+    array = np.asarray(features)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"expected numbers as features (got {array.dtype}); encode text columns "
+            "first, and select numeric ones of a table"
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)  # of little use to torch
+    # Read-only arrays (memory maps, pandas) cannot be shared with a tensor.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def as_labels(
+    labels: Any, num_samples: int, class_names: ClassNames | None = None
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Labels of any kind as class numbers (N,) and the names of the classes.
+
+    Raises:
+        TypeError: If the labels are fractions or of several types.
+        ValueError: If there is not one for each sample, or one is missing.
+    """
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    elif hasattr(labels, "to_numpy"):
+        labels = labels.to_numpy()
+    array = np.asarray(labels)
+    if array.shape != (num_samples,):
+        raise ValueError(
+            f"expected labels of shape (N,) = ({num_samples},) (got {array.shape}); "
+            "one class per sample"
+        )
+    if array.dtype.kind in "Of":
+        missing = [_is_missing(value) for value in array.tolist()]
+        if any(missing):
+            raise ValueError(
+                f"expected a label for every sample (got {sum(missing)} missing, the "
+                f"first at {missing.index(True)}); drop these samples"
+            )
+    if array.dtype.kind == "f":
+        if not (array == np.trunc(array)).all():
+            raise TypeError("expected classes as labels (got fractions)")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "O":
+        kinds = sorted({type(value).__name__ for value in array.tolist()})
+        if len(kinds) > 1:
+            raise TypeError(f"expected labels of one type (got {', '.join(kinds)})")
+        array = np.array(array.tolist())
+    values, codes = np.unique(array, return_inverse=True)
+    classes = tuple(values.tolist())
+    if class_names is not None and array.dtype.kind in "biu":
+        try:
+            classes = tuple(class_names[int(value)] for value in classes)
+        except (IndexError, KeyError):
+            raise ValueError(
+                f"expected a class name for each of the labels {classes} (got "
+                f"{class_names})"
+            ) from None
+    return torch.from_numpy(codes.astype(np.int64)), classes
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or pandas' NA, which has no truth value."""
+    return value is None or type(value).__name__ == "NAType" or value != value
+
+
+def as_graph(graph: Any, num_nodes: int | None, bandwidth: float | None) -> Graph:
+    """An undirected graph from any of the forms that ``from_graph`` takes.
+
+    Raises:
+        TypeError: If it is none of them.
+        ValueError: If edges or entries are out of their range.
+    """
+    if isinstance(graph, Graph):
+        return as_undirected(*graph)
+    if isinstance(graph, Tensor):
+        return as_undirected(graph, None, num_nodes)
+    if not hasattr(graph, "tocoo"):
+        raise TypeError(
+            "expected a Graph, edge_index (2, E) or a SciPy sparse matrix "
+            f"(got {type(graph).__name__})"
+        )
+    coo = graph.tocoo()  # keeps explicit zeros: the distances of duplicates
+    if coo.shape[0] != coo.shape[1]:
+        raise ValueError(f"expected a square neighbour graph (got {coo.shape})")
+    nodes = coo.shape[0]
+    distance = torch.from_numpy(coo.data.astype(np.float64))
+    if not bool(((distance >= 0) & (distance < torch.inf)).all()):
+        raise ValueError("expected finite distances >= 0 in the neighbour graph")
+    i, j = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+    proper = i != j
+    key = torch.minimum(i, j) * nodes + torch.maximum(i, j)
+    key, place = torch.unique(key[proper], return_inverse=True)
+    # Either direction, or both, may be listed; the nearer one counts.
+    distance = distance.new_empty(key.numel()).scatter_reduce_(
+        0, place, distance[proper], "amin", include_self=False
+    )
+    edges = torch.stack([key // max(nodes, 1), key % max(nodes, 1)])
+    return as_undirected(edges, gaussian(distance, bandwidth), nodes)
+
+
+def gaussian(distance: Tensor, bandwidth: float | None) -> Tensor:
+    """Weights of edges from their lengths; the bandwidth is in medians of these."""
+    lengths = distance[distance > 0]
+    if bandwidth is None or lengths.numel() == 0:
+        return torch.ones_like(distance)
+    sigma = bandwidth * lengths.median()
+    weight = torch.exp(-0.5 * (distance / sigma).square())
+    return weight.clamp(min=torch.finfo(weight.dtype).tiny)

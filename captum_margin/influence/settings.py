@@ -1,0 +1,100 @@
+"""How the questions make their graph and filter on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from captum_margin.signal import Graph, knn_graph
+from captum_margin.signal.high_pass import Shift
+from captum_margin.signal.protocol import Sided
+
+__all__ = ["Settings", "neighbor_graph", "replaced"]
+
+Kind = TypeVar("Kind", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Settings:
+    r"""The options of graph and filter that every question takes by keyword.
+
+    Args:
+        k (int): Neighbours per sample, before edges are made undirected.
+        metric (str): ``"euclidean"``, or ``"cosine"``: Euclidean between unit rows,
+            where rows of zeros stay zero.
+        bandwidth (float, optional): Width :math:`\sigma` of the Gaussian weights of
+            edges :math:`\exp(-d^2 / 2 \sigma^2)`, in units of the median length of the
+            edges that are longer than zero. None: all edges count the same.
+        shift (str): As in :class:`~captum_margin.signal.HighPass`.
+        hops (int): As in :class:`~captum_margin.signal.HighPass`.
+        isolated (str): As in :class:`~captum_margin.signal.HighPass`; ``"zero"``
+            scores a sample without neighbours 0.
+        sided (str): As in :func:`~captum_margin.signal.influence`.
+    """
+
+    k: int = 20
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    bandwidth: float | None = None
+    shift: Shift = "random_walk"
+    hops: int = 1
+    isolated: Literal["keep", "zero"] = "zero"
+    sided: Sided = "both"
+
+
+def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
+    """Settings with some of them replaced.
+
+    Raises:
+        TypeError: If an option is unknown.
+        ValueError: If the bandwidth is out of its range.
+    """
+    known = {field.name for field in fields(settings)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(
+            f"{name} got unknown options {unknown}; it knows {sorted(known)}"
+        )
+    settings = replace(settings, **options)
+    if settings.bandwidth is not None and not 0 < settings.bandwidth < torch.inf:
+        raise ValueError(f"expected a finite bandwidth > 0 (got {settings.bandwidth})")
+    return settings
+
+
+def neighbor_graph(features: Tensor, settings: Settings) -> Graph:
+    """The weighted graph of the features, weights in their dtype."""
+    if settings.metric not in ("euclidean", "cosine"):
+        raise ValueError(
+            f"expected metric 'euclidean' or 'cosine' (got {settings.metric!r})"
+        )
+    bandwidth = settings.bandwidth
+    points = features
+    if settings.metric == "cosine":
+        points = _directions(features)
+    edge_index, weight = knn_graph(
+        points,
+        settings.k,
+        weight="none" if bandwidth is None else "gaussian",
+    )
+    if bandwidth is not None:
+        # From a width of one median edge to that of several, or of a part of one.
+        weight = weight.pow(bandwidth**-2).clamp(min=torch.finfo(weight.dtype).tiny)
+    dtype = (
+        features.dtype if features.is_floating_point() else torch.get_default_dtype()
+    )
+    return Graph(edge_index, weight.to(dtype), len(features))
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Unit rows, whose Euclidean distances order pairs as the cosine does.
+
+    A row of zeros (an empty document, a dead unit) has no direction. It stays where it
+    is, as far from every direction, and beside others of its kind.
+    """
+    dtype = torch.float32 if features.device.type == "mps" else torch.float64
+    points = features.to(dtype)
+    norms: Tensor = points.norm(dim=1, keepdim=True)
+    directions: Tensor = points / norms.where(norms > 0, 1)
+    return directions
