@@ -1,5 +1,7 @@
 """What users look at: pictures, progress, warnings, and banks asked for a class."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,32 @@ def test_a_normalisation_is_not_linear():
     normed = nn.Sequential(*model[:2], nn.LayerNorm(8).double(), *model[2:])
     assert explainer(model, references).linearization_error < 1e-12
     assert explainer(normed, references).linearization_error > 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_the_same_maps():
+    c = case("conv")
+    model = copy.deepcopy(c.model).cuda()
+    fitted = explainer(model, c.references)  # they are moved batch by batch
+    assert fitted.state_dict()["weight"].device.type == "cpu"
+    x, target = c.x.cuda(), [0, 1, 2, 0, 1, 2]
+    maps = fitted.attribute(x, target=target)
+    assert maps.is_cuda
+    torch.testing.assert_close(maps.cpu(), c.explainer.attribute(c.x, target), **DOUBLE)
+    one, same = fitted.interpret(x[:1]), c.explainer.interpret(c.x[:1])
+    assert one.covered.tolist() == same.covered.tolist()
+    assert one.covers(x).tolist() == same.covers(c.x).tolist()
+    torch.testing.assert_close(one.attribute(x).cpu(), same.attribute(c.x), **DOUBLE)
+    bank, expected = fitted.bank(2), c.explainer.bank(2)
+    assert bank.evaluate(c.x) == expected.evaluate(c.x)
+    maps = bank.attribute(x, torch.tensor(target).cuda())
+    torch.testing.assert_close(
+        maps.cpu(), expected.attribute(c.x, torch.tensor(target)), **DOUBLE
+    )
+    loaded = RepresentativeInterpretation(model, model[1])
+    loaded.load_state_dict(c.explainer.state_dict())
+    found = loaded.attribute(x, target=target)
+    torch.testing.assert_close(
+        found.cpu(), c.explainer.attribute(c.x, target), **DOUBLE
+    )
