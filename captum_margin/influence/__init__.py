@@ -7,11 +7,15 @@ neighbour graph:
 
 - :class:`LabelNoise`: whose label do its neighbours contradict?
 - :class:`DecisionBoundary`: which samples lie where the classes meet?
+- :class:`Prototypes`: which samples stand for all, and which does nothing stand for?
+- :class:`AdversarialStatistics`: which samples does the latent space not expect?
 """
 
+from captum_margin.influence.adversarial import AdversarialStatistics
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.decision_boundary import DecisionBoundary
 from captum_margin.influence.label_noise import LabelNoise
+from captum_margin.influence.prototypes import Prototypes
 from captum_margin.influence.result import (
     InfluenceResult,
     KMostInfluentialResults,
@@ -21,12 +25,14 @@ from captum_margin.influence.samples import Samples
 from captum_margin.influence.settings import Settings
 
 __all__ = [
+    "AdversarialStatistics",
     "DecisionBoundary",
     "InfluenceResult",
     "KMostInfluentialResults",
     "LabelNoise",
     "MarginInfluence",
     "Neighbors",
+    "Prototypes",
     "Samples",
     "Settings",
 ]
