@@ -175,6 +175,11 @@ def fit_boundaries(
         inputs, args = at(list(range(start, stop)), batch)
         values, output = view.values_and_output(inputs, args)
         projections[start:stop] = table.project(values).cpu()
+        if not torch.isfinite(projections[start:stop]).all():
+            raise ValueError(
+                f"expected finite feature maps of references {start} to {stop - 1} "
+                "(got NaN or infinity); clean these references first"
+            )
         scores = class_scores(output)
         probabilities = probabilities and are_probabilities(scores)
         classes[start:stop] = scores.argmax(dim=1).cpu()

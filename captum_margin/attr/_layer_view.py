@@ -81,6 +81,11 @@ class LayerView:
         attribute_to_layer_input: bool = False,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if not isinstance(layer, nn.Module):
+            raise TypeError(
+                f"expected the layer as a Module (got {type(layer).__name__}); by name "
+                "it is model.get_submodule(name)"
+            )
         self.forward_func = forward_func
         self.layer = layer
         self.device_ids = device_ids

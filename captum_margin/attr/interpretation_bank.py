@@ -275,7 +275,13 @@ class InterpretationBank:
     def _of_class(self, target: int | Tensor, values: Tensor) -> Tensor:
         """Whether each interpretation is of each example's class, bool (B, n)."""
         predicted = torch.tensor([one.predicted for one in self.interpretations])
-        wanted = torch.as_tensor(target).cpu().expand(len(values))
+        wanted = torch.as_tensor(target).cpu()
+        if tuple(wanted.shape) not in ((), (1,), (len(values),)):
+            raise ValueError(
+                f"expected one target, or one of each of the {len(values)} images (got "
+                f"{tuple(wanted.shape)})"
+            )
+        wanted = wanted.expand(len(values))
         of_class = wanted[:, None] == predicted
         if not of_class.any(dim=1).all():
             missing = sorted(set(wanted.tolist()) - set(predicted.tolist()))

@@ -137,10 +137,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Cost: M + Q forward passes and Q forward and backward passes; memory for a
         batch, Q feature maps and M * Q numbers.
         """
-        if n_boundaries < 1:
-            raise ValueError(
-                f"expected n_boundaries of at least 1 (got {n_boundaries})"
-            )
+        if not isinstance(n_boundaries, int) or n_boundaries < 1:
+            raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
         source = References(references, batch_size)
         warn_of_training(self.forward_func)
         options = {

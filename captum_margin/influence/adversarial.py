@@ -89,9 +89,7 @@ class AdversarialStatistics(MarginInfluence):
 
     The filter removes what samples share with their neighbours. It can sharpen the
     statistic where a few strange samples lie among ordinary ones, and removes what is
-    looked for where they lie among their own kind. On the latents of a small MNIST net,
-    attacked by FGSM, the KDE separated better without the filter, with half of the
-    samples attacked and with 5% of them; the MMD saw strong attacks only. Compare both
+    looked for where they lie among their own kind. Compare both
     with :meth:`plot_histograms`, and rank by ``result().function``, which is f, if that
     is better; ``result().filtered`` is f - A f.
 

@@ -81,15 +81,12 @@ class Prototypes(MarginInfluence):
     **Prototypes.** They start spread over the data (k-means, in every class with
     labels) and move along the edges of the graph as long as the samples lie closer to
     them or, with labels, closer to those of their own class than of another, see
-    :func:`~captum_margin.signal.select_prototypes`. 1-NN test error on USPS with 110
-    and 410 of 7,291 samples as prototypes, mean of three seeds: with labels 10.5% and
-    8.0% (MMD-critic 16.1% and 10.1%), without 14.8% and 9.5% (18.3% and 11.1%).
+    :func:`~captum_margin.signal.select_prototypes`.
 
     ``paper=True`` is case study I of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the paper's equation 2 as printed, a
     density, filtered and squared with its sign lost; prototypes are the highest f among
-    the half of lowest influence. They crowd into the densest region
-    (with labels 23.9% and 19.0%).
+    the half of lowest influence. They crowd into the densest region.
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its

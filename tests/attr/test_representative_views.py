@@ -236,3 +236,35 @@ def test_a_gpu_has_the_same_maps():
     torch.testing.assert_close(
         found.cpu(), c.explainer.attribute(c.x, target), **DOUBLE
     )
+
+
+class KeptOut(torch.nn.Module):
+    """A head that does not look at one channel."""
+
+    def forward(self, values):
+        return values[:, :1].flatten(1)[:, :3]
+
+
+def test_nan_that_the_outputs_do_not_show(references):
+    below = torch.nn.Conv2d(1, 4, 3).double()
+    below.bias.data[3] = torch.nan
+    model = torch.nn.Sequential(below, KeptOut())
+    with pytest.raises(ValueError, match="feature maps of references 0 to 31"):
+        RepresentativeInterpretation(model, below).fit(references, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda e, x: e.bank(1).attribute(x, torch.tensor([0, 1])), ValueError, "2"),
+        (lambda e, x: e.fit(x, n_boundaries=2.5), ValueError, "whole"),
+        (
+            lambda e, x: RepresentativeInterpretation(e.forward_func, "1").fit(x),
+            TypeError,
+            "get_submodule",
+        ),
+    ],
+)
+def test_clear_errors(references, call, error, match):
+    with pytest.raises(error, match=match):
+        call(grey(references), references)
