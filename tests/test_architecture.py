@@ -164,7 +164,7 @@ def test_an_installed_copy_is_this_checkout():
         pytest.skip("captum-margin is installed in editable form")
     checkout = {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for path in [*MODULES, PACKAGE / "py.typed"]
+        for path in [*MODULES, PACKAGE / "py.typed", *PACKAGE.rglob("*.j2")]
     }
     stale = {n for n in shipped | checkout if shipped.get(n) != checkout.get(n)}
     assert stale == set(), "the installed copy is another one: pip install again"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import captum_margin
-from captum_margin.cli import demo, explain
+from captum_margin.cli import audit, demo, explain
 from captum_margin.cli._output import CommandError
 
 __all__ = ["main"]
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-margin",
-        description="See where an image classifier finds its evidence.",
+        description="See where an image classifier finds its evidence, and which "
+        "samples of a data set are mislabelled, typical, odd or between classes.",
         epilog="`captum-margin COMMAND --help` lists the options of a command.",
     )
     parser.add_argument(
@@ -53,4 +54,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_command(commands)
     explain.add_command(commands)
+    audit.add_command(commands)
     return parser

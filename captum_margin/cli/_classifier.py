@@ -76,6 +76,22 @@ def check_name(name: str) -> None:
         raise CommandError(f"no torchvision classifier is named {name!r}{hint}")
 
 
+def find_device(name: str | None) -> torch.device:
+    """Returns the device of this name; without one a GPU, if there is one.
+
+    Raises:
+        CommandError: If it cannot be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(f"cannot use the device {name}: {one_line(error)}") from None
+    return device
+
+
 def load(name: str, weights: str, device: torch.device) -> Classifier:
     """Loads a torchvision classifier.
 

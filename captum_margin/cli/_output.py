@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -27,6 +28,17 @@ def one_line(error: BaseException) -> str:
 def did_you_mean(close: Sequence[str]) -> str:
     """Returns the end of an error's line that suggests names, if there are any."""
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def count(text: str) -> int:
+    """Reads an option that is a number of things, for ``argparse``.
+
+    Raises:
+        ArgumentTypeError: If it is not 1 or more.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more (got {text})")
+    return int(text)
 
 
 def make_folder(path: Path) -> Path:

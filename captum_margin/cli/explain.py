@@ -15,11 +15,17 @@ import torch
 from torch import Tensor
 
 from captum_margin.attr.margin_saliency import MIN_EVALUATIONS
-from captum_margin.cli._classifier import Classifier, check_name, load
+from captum_margin.cli._classifier import Classifier, check_name, find_device, load
 from captum_margin.cli._explanation import Explainer, Explanation
 from captum_margin.cli._images import read_image
 from captum_margin.cli._methods import METHODS, wrong_options
-from captum_margin.cli._output import CommandError, make_folder, one_line, versions
+from captum_margin.cli._output import (
+    CommandError,
+    count,
+    make_folder,
+    one_line,
+    versions,
+)
 
 _N_TOP = 5
 
@@ -93,7 +99,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument(
         "--n-boundaries",
-        type=_count,
+        type=count,
         metavar="Q",
         help="representative: decision boundaries to sample from the references; more "
         "separate classes better (default: 50)",
@@ -134,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if problem is not None:
         args.usage_error(problem)
     check_name(args.model)
-    device = _device(args.device)
+    device = find_device(args.device)
     folder = make_folder(args.out)
     classifier = load(args.model, args.weights, device)
     target = None if args.target is None else classifier.class_index(args.target)
@@ -286,26 +292,9 @@ def _free_stem(path: Path, endings: Sequence[str], taken: set[str]) -> str:
     return stem
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CommandError(f"cannot use the device {name}: {one_line(error)}") from None
-    return device
-
-
 def _budget(text: str) -> int:
     if not text.isdecimal() or int(text) < MIN_EVALUATIONS:
         raise argparse.ArgumentTypeError(
             f"expected {MIN_EVALUATIONS} forward passes or more (got {text})"
         )
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more (got {text})")
     return int(text)
