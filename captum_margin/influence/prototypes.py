@@ -81,7 +81,11 @@ class Prototypes(MarginInfluence):
     **Prototypes.** They start spread over the data (k-means, in every class with
     labels) and move along the edges of the graph as long as the samples lie closer to
     them or, with labels, closer to those of their own class than of another, see
-    :func:`~captum_margin.signal.select_prototypes`.
+    :func:`~captum_margin.signal.select_prototypes`. 1-NN error on USPS (7,291 training
+    images, 5 seeds) with 110 / 410 / 960 of them as the training set: 10.8 / 8.5 / 7.5%
+    with labels and 15.0 / 9.5 / 7.8% without; the best of the peers reach 12.6 / 8.8 /
+    7.8% with labels and 18.3 / 11.1 / 8.2% without
+    (``python -m tests.benchmarks.bench_prototypes``).
 
     ``paper=True`` is case study I of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the paper's equation 2 as printed, a
@@ -100,8 +104,10 @@ class Prototypes(MarginInfluence):
             an option is out of its range.
 
     Cost: the scores O(N² F) time, with ``estimate="features"`` O(N² F) for the graph
-    alone; :meth:`select` O(N · n · F) and the graph. Memory O(N (F + k)), never N by N.
-    Nothing is done twice: graph and function are kept.
+    alone; :meth:`select` the graph, O(N · n · F) and, for each of 5 rounds of moves,
+    O(N · F · min(max(4 n, 1600), N)). Memory O(N (F + k)) for the
+    scores, never N by N, and O(N (n + F)) for :meth:`select`. Nothing is done twice:
+    graph and function are kept.
 
     >>> import torch
     >>> line = torch.arange(11.0)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
+from captum_margin.signal._kernel import check_block_size, sum_dtype
 from captum_margin.signal.select import rank
 
 _TEMPERATURE = 0.05  # tau; chosen on a held-out part of the USPS training set
-_CANDIDATES = 12  # neighbours that a prototype tries in one sweep
+_MOVES = 1600  # that a sweep judges, shared by the prototypes,
+_CANDIDATES = 4  # but so many for each at least
 _HALVINGS = 4
 
 
@@ -22,7 +23,7 @@ class Cells(NamedTuple):
     """The two nearest prototypes of each sample, of its own class and of the others.
 
     Args:
-        own (Tensor): Distances, (N, 2).
+        own (Tensor): Squared distances, (N, 2).
         own_index (Tensor): Positions among the prototypes, (N, 2).
         other (Tensor): As ``own``; the distance of one that does not exist is ``far``.
         other_index (Tensor): As ``own_index``.
@@ -38,14 +39,17 @@ class Samples(NamedTuple):
     """What stays the same while prototypes move.
 
     Args:
-        x (Tensor): Features (N, F).
+        x (Tensor): Features (N, F) around their mean.
+        norms (Tensor): Squared lengths of the rows of x, (N,).
         group (Tensor): Classes 0 .. C-1, (N,).
         labelled (bool): Whether the loss is the one with labels.
-        far (float): A distance beyond all others, for prototypes that do not exist.
+        far (float): A squared distance beyond all others, for prototypes that do not
+            exist.
         block_size (int, optional): Rows held at once.
     """
 
     x: Tensor
+    norms: Tensor
     group: Tensor
     labelled: bool
     far: float
@@ -53,42 +57,50 @@ class Samples(NamedTuple):
 
 
 def _loss(samples: Samples, own: Tensor, other: Tensor) -> Tensor:
-    """Loss of each sample from its distances a (own class) and b (another class)."""
+    """Loss of samples from the a² (own class) and b² (another class) of each."""
     if not samples.labelled:
-        return own.square()
+        return own
+    own, other = own.sqrt(), other.sqrt()
     margin = (own - other) / (own + other).clamp(min=torch.finfo(own.dtype).tiny)
     return torch.sigmoid(margin / _TEMPERATURE)
 
 
 def nearest_prototypes(samples: Samples, prototypes: Tensor) -> Cells:
     """The nearest prototypes of all samples, by blocks of samples."""
-    x, group = samples.x, samples.group
+    x, group, far = samples.x, samples.group, samples.far
     n = prototypes.numel()
-    position = group.new_full((x.size(0),), -1)
-    position[prototypes] = torch.arange(n, device=x.device)
+    position = _positions(prototypes, x.size(0))
+    centres, centre_norms = x[prototypes].T, samples.norms[prototypes]
     parts = []
-    rows = check_block_size(samples.block_size, n)
-    for start, square in distance_blocks(x, x[prototypes], rows):  # (rows, n)
-        distance = square.sqrt_()
-        block = slice(start, start + distance.size(0))
-        if samples.labelled:
-            itself = (position[block] >= 0).nonzero().squeeze(1)
-            distance[itself, position[block][itself]] = samples.far
+    rows = check_block_size(samples.block_size, 8 * n)
+    for start in range(0, x.size(0), rows):
+        block = slice(start, start + rows)
+        square = torch.addmm(centre_norms, x[block], centres, alpha=-2)  # (rows, n)
+        square.add_(samples.norms[block, None]).clamp_(min=0)
+        if not samples.labelled:
+            own = _two_nearest(square, far)
+            parts.append((*own, torch.full_like(own[0], far), own[1]))
+            continue
+        itself = (position[block] >= 0).nonzero().squeeze(1)
+        square[itself, position[block][itself]] = far
         same = group[block, None] == group[prototypes]
-        parts.append(
-            (
-                *_two_nearest(distance.masked_fill(~same, samples.far), samples.far),
-                *_two_nearest(distance.masked_fill(same, samples.far), samples.far),
-            )
-        )
+        own = _two_nearest(square.masked_fill(~same, far), far)
+        parts.append((*own, *_two_nearest(square.masked_fill_(same, far), far)))
     return Cells(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _two_nearest(distance: Tensor, far: float) -> tuple[Tensor, Tensor]:
+def _positions(prototypes: Tensor, n_samples: int) -> Tensor:
+    """Where each sample is among the prototypes, -1 if it is none of them, (N,)."""
+    position = prototypes.new_full((n_samples,), -1)
+    position[prototypes] = torch.arange(prototypes.numel(), device=prototypes.device)
+    return position
+
+
+def _two_nearest(square: Tensor, far: float) -> tuple[Tensor, Tensor]:
     """Distances and positions of the two smallest of each row, the smallest first."""
-    if distance.size(1) == 1:
-        distance = torch.nn.functional.pad(distance, (0, 1), value=far)
-    value, index = distance.topk(2, dim=1, largest=False, sorted=True)
+    if square.size(1) == 1:
+        square = torch.nn.functional.pad(square, (0, 1), value=far)
+    value, index = square.topk(2, dim=1, largest=False, sorted=True)
     return value, index
 
 
@@ -101,25 +113,25 @@ def sweep(
 ) -> tuple[Tensor, Cells] | None:
     """Prototypes and cells of a lower loss after one round of moves; None if none."""
     node, slot = _candidates(samples, prototypes, cells, edge_index, generator)
-    gain = _gains(samples, cells, node, slot)
+    gain = _gains(samples, cells, prototypes, node, slot)
     best = gain.new_zeros(prototypes.numel()).scatter_reduce(0, slot, gain, "amax")
     # Moves gain together what they gain alone only if they are far apart: on failure
     # half of them are tried, in the end the best alone.
-    winners = ((gain == best[slot]) & (gain > 0)).nonzero().squeeze(1)
-    winners = winners[rank(gain[winners])]
+    movers = ((gain == best[slot]) & (gain > 0)).nonzero().squeeze(1)
+    movers = movers[rank(gain[movers])]
     before = _total(samples, cells)
     for attempt in range(_HALVINGS):
-        if winners.numel() == 0:
+        if movers.numel() == 0:
             return None
         moved = prototypes.clone()
-        moved[slot[winners]] = node[winners]
+        moved[slot[movers]] = node[movers]
         after = nearest_prototypes(samples, moved)
         if _total(samples, after) < before:
             return moved, after
         last = attempt == _HALVINGS - 2
-        keep = 1 if last else -(-winners.numel() // 2)
-        shuffled = torch.randperm(winners.numel(), generator=generator)
-        winners = winners[:1] if last else winners[shuffled[:keep].to(winners.device)]
+        keep = 1 if last else -(-movers.numel() // 2)
+        shuffled = torch.randperm(movers.numel(), generator=generator)
+        movers = movers[:1] if last else movers[shuffled[:keep].to(movers.device)]
     return None
 
 
@@ -132,8 +144,7 @@ def _candidates(
 ) -> tuple[Tensor, Tensor]:
     """Some neighbours of each prototype within its cell: nodes and positions."""
     n, group = prototypes.numel(), samples.group
-    position = group.new_full((group.numel(),), -1)
-    position[prototypes] = torch.arange(n, device=group.device)
+    position = _positions(prototypes, group.numel())
     node, target = edge_index
     slot = position[target]
     kept = (slot >= 0) & (position[node] < 0) & (group[node] == group[target])
@@ -145,35 +156,40 @@ def _candidates(
     count = slot.bincount(minlength=n)
     nth = torch.arange(slot.numel(), device=slot.device)
     nth -= (count.cumsum(0) - count)[slot]
-    return node[nth < _CANDIDATES], slot[nth < _CANDIDATES]
+    kept = nth < max(_CANDIDATES, _MOVES // n)
+    return node[kept], slot[kept]
 
 
-def _gains(samples: Samples, cells: Cells, node: Tensor, slot: Tensor) -> Tensor:
+def _gains(
+    samples: Samples, cells: Cells, prototypes: Tensor, node: Tensor, slot: Tensor
+) -> Tensor:
     """How much the loss falls if the prototype at ``slot`` moves to ``node``, each."""
-    x, group = samples.x, samples.group
-    before = _loss(samples, cells.own[:, 0], cells.other[:, 0])
-    gain = torch.empty(node.numel(), dtype=x.dtype, device=x.device)
-    rows = check_block_size(samples.block_size, 4 * x.size(0))
-    for start, square in distance_blocks(x[node], x, rows):  # (rows, N)
-        distance = square.sqrt_()
-        block = slice(start, start + distance.size(0))
-        if samples.labelled:
-            itself = torch.arange(distance.size(0), device=x.device)
-            distance[itself, node[block]] = samples.far
-        left = slot[block, None]
-        # Without the prototype the second nearest counts, then the new one competes.
-        own = torch.where(
-            cells.own_index[:, 0] == left, cells.own[:, 1], cells.own[:, 0]
-        )
-        own = torch.minimum(own, distance)
-        other = cells.other[:, 0]
-        if samples.labelled:
-            same = group[node[block], None] == group
-            own = torch.where(same, own, cells.own[:, 0])
-            nearest = cells.other_index[:, 0] == left
-            rest = torch.where(nearest, cells.other[:, 1], cells.other[:, 0])
-            other = torch.where(same, other, torch.minimum(rest, distance))
-        gain[block] = (before - _loss(samples, own, other)).sum(dim=1)
+    x, norms, group = samples.x, samples.norms, samples.group
+    gain = torch.zeros_like(norms[node])
+    rows = check_block_size(samples.block_size, 8 * x.size(0))
+    for c in group[prototypes].unique().tolist():
+        # A move changes a² of its own class and b² of all others: d for short.
+        same = group == c
+        nearest = torch.where(same[:, None], cells.own, cells.other)
+        index = torch.where(same, cells.own_index[:, 0], cells.other_index[:, 0])
+        limit = nearest[:, 0] - norms
+        for moves in (group[node] == c).nonzero().squeeze(1).split(rows):
+            to = node[moves]
+            square = torch.addmm(norms[to, None], x[to], x.T, alpha=-2)  # - norms
+            # It touches the samples of the cell that is left and those it attracts.
+            move, i = ((square < limit) | (index == slot[moves, None])).nonzero(
+                as_tuple=True
+            )
+            d = (square[move, i] + norms[i]).clamp_(min=0)
+            if samples.labelled:
+                d[i == to[move]] = samples.far
+            left = index[i] == slot[moves][move]
+            d = torch.minimum(d, torch.where(left, nearest[i, 1], nearest[i, 0]))
+            a, b = cells.own[i, 0], cells.other[i, 0]
+            after = _loss(
+                samples, torch.where(same[i], d, a), torch.where(same[i], b, d)
+            )
+            gain.index_add_(0, moves[move], _loss(samples, a, b) - after)
     return gain
 
 

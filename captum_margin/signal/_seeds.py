@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
@@ -28,20 +31,27 @@ def class_shares(sizes: Tensor, n: int) -> list[int]:
 def spread_seeds(
     x: Tensor, n: int, generator: torch.Generator, block_size: int | None
 ) -> Tensor:
-    """Finds n different samples near the centres of k-means, (n,)."""
+    """Finds n different samples near the centres of k-means, (n,).
+
+    k-means is SciPy's and runs on the CPU wherever x is.
+    """
     if n >= x.size(0):
         return torch.arange(x.size(0), device=x.device)
     if n == 0:
         return torch.arange(0, device=x.device)
     picks = _far_picks(x - x.mean(dim=0), n, generator)
-    centres = x[picks]
-    for _ in range(_ITERATIONS):
-        cell = _nearest(x, centres, block_size)
-        count = cell.bincount(minlength=n)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, cell, x)
-        centres = torch.where(count > 0, sums / count.clamp(min=1), centres)
+    with warnings.catch_warnings():
+        # A cluster that is left empty, of duplicates say, keeps its centre.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        found, _ = kmeans2(
+            x.cpu().numpy(), x[picks].cpu().numpy(), _ITERATIONS, minit="matrix"
+        )
+    centres = torch.from_numpy(found).to(x)
+    rows = check_block_size(block_size, x.size(0))
+    blocks = distance_blocks(centres, x, rows)
+    nearest = torch.cat([square.argmin(dim=1) for _, square in blocks])
     # Two centres may share a sample: the first picks take the places left.
-    queue = torch.cat([_nearest(centres, x, block_size), picks])
+    queue = torch.cat([nearest, picks])
     order = torch.arange(queue.numel(), device=x.device)
     first = order.new_full((x.size(0),), queue.numel())
     first = first.scatter_reduce(0, queue, order, "amin")
@@ -53,7 +63,8 @@ def _far_picks(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
     The chance of a sample is its squared distance to the nearest pick; of a few drawn
     the one that leaves the smallest sum of them is taken (Arthur and Vassilvitskii,
-    2007). Each pick depends on all earlier ones, so they are a loop.
+    2007). Each pick depends on all earlier ones, so they are a loop; SciPy's takes the
+    distances to all earlier picks again for each, O(n²) of them for every sample.
     """
     norms = x.square().sum(dim=1)
     start = torch.randint(x.size(0), (1,), generator=generator).to(x.device)
@@ -84,10 +95,3 @@ def _square_distances(x: Tensor, norms: Tensor, nodes: Tensor) -> Tensor:
     """Squared distances from all samples to a few of them, (N, len(nodes))."""
     square = torch.addmm(norms[:, None], x, x[nodes].T, alpha=-2) + norms[nodes]
     return square.clamp_(min=0)
-
-
-def _nearest(x: Tensor, y: Tensor, block_size: int | None) -> Tensor:
-    """Index of the nearest y of each x, (N,)."""
-    rows = check_block_size(block_size, y.size(0))
-    blocks = distance_blocks(x, y, rows)
-    return torch.cat([square.argmin(dim=1) for _, square in blocks])

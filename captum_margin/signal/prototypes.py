@@ -87,9 +87,10 @@ def select_prototypes(
         ValueError: If a shape does not fit, features are not finite or an option is
             unknown or out of its range.
 
-    Cost: ``"cells"``: O(N · n · F) for the seeds, O(N · F · min(12 n, N)) for each
-    sweep, whose candidates are at most 12 neighbours of each prototype;
-    O(block_size · N + N · F + E) memory.
+    Cost: ``"cells"``: O(N · n · F) for the seeds, O(N · F · min(max(4 n, 1600), N)) for
+    each sweep, which judges so many moves at most; O(N (n + F + block_size) + E)
+    memory. k-means is SciPy's: it holds the distances from a class to its seeds, and
+    runs on a copy on the CPU where the features are on another device.
     ``"paper"``: that of :func:`leave_neighborhood_out_mmd`.
 
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
@@ -119,8 +120,10 @@ def select_prototypes(
     n = min(n, x.size(0))
     if n == 0:
         return torch.empty(0, dtype=torch.long, device=x.device)
-    far = 4 * float((x - x.mean(dim=0)).norm(dim=1).max()) + 1
-    samples = Samples(x, group, int(group.max()) > 0, far, block_size)
+    x = x - x.mean(dim=0)  # smaller numbers, smaller rounding errors
+    norms = x.square().sum(dim=1)
+    far = float((4 * norms.max().sqrt() + 1).square())  # four times the radius, + 1
+    samples = Samples(x, norms, group, int(group.max()) > 0, far, block_size)
     generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
     parts = []
     for c, share_of_c in enumerate(class_shares(group.bincount(), n)):
@@ -133,7 +136,7 @@ def select_prototypes(
         if moved is None:
             break
         prototypes, cells = moved
-    stood_for = cells.own_index[cells.own[:, 0] < far, 0]
+    stood_for = cells.own_index[cells.own[:, 0] < samples.far, 0]
     represented = stood_for.bincount(minlength=n)
     return prototypes[rank(represented)]
 

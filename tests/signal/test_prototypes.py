@@ -19,7 +19,8 @@ from captum_margin.signal import (
     select_prototypes,
     top,
 )
-from captum_margin.signal._seeds import class_shares
+from captum_margin.signal import _cells as cells_of
+from captum_margin.signal._seeds import class_shares, spread_seeds
 from tests.reference import mmd_reference as reference
 
 NO_EDGES = torch.empty(2, 0, dtype=torch.long)
@@ -72,6 +73,33 @@ def test_no_move_along_an_edge_within_a_cell_is_left(seed, local):
         if nearest == target:
             moved = torch.tensor([source if p == target else p for p in picks])
             assert loss(x, moved, given_) > reached - 1e-9
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+@pytest.mark.parametrize("local", [False, True])
+def test_the_gain_of_a_move_is_what_the_loss_falls_by(local, block_size):
+    x, _, labels = sample(6, n=30)
+    labels = labels if local else torch.zeros_like(labels)
+    x = x - x.mean(dim=0)
+    norms = x.square().sum(dim=1)
+    far = float((4 * norms.max().sqrt() + 1).square())
+    samples = cells_of.Samples(x, norms, labels, local, far, block_size)
+    prototypes = torch.cat([(labels == c).nonzero()[:3, 0] for c in labels.unique()])
+    cells = cells_of.nearest_prototypes(samples, prototypes)
+    pairs = [
+        (node, slot)
+        for slot, p in enumerate(prototypes.tolist())
+        for node in range(30)
+        if node not in prototypes and labels[node] == labels[p]
+    ]
+    node, slot = torch.tensor(pairs).T
+    gain = cells_of._gains(samples, cells, prototypes, node, slot)
+    given_ = labels if local else None
+    before = loss(x, prototypes, given_)
+    for value, t, s in zip(gain.tolist(), node, slot, strict=True):
+        moved = prototypes.clone()
+        moved[s] = t
+        assert value == pytest.approx(before - loss(x, moved, given_), abs=1e-9)
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -153,6 +181,56 @@ def test_duplicates_and_constant_features(local):
         assert select_prototypes(x, edges, n, labels=labels).unique().numel() == n
     two = select_prototypes(x, edges, 2)
     assert sorted(x[two, 0].tolist()) == [0, 1]
+
+
+def test_seeds_are_the_medoids_of_planted_clusters():
+    """Three points each, the middle one the mean: what k-means must end at."""
+    centres = torch.tensor([0.0, 10.0, 30.0, 70.0, 90.0, 200.0])
+    x = (centres[:, None] + torch.tensor([-1.0, 0.0, 1.0])).reshape(-1, 1)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        chosen = spread_seeds(x, 6, generator, None)
+        assert sorted(chosen.tolist()) == [1, 4, 7, 10, 13, 16]
+
+
+@pytest.mark.filterwarnings("error")
+def test_seeds_of_duplicates_are_different_samples_and_quiet():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.tensor([0.0, 1.0]).repeat_interleave(6)[:, None]
+    for n in (1, 2, 3, 7, 11, 12):  # more clusters than points: most stay empty
+        chosen = spread_seeds(x, n, generator, None)
+        assert chosen.unique().numel() == n
+        assert x[chosen].unique().numel() == min(n, 2)
+    constant = spread_seeds(torch.ones(5, 3), 4, generator, None)
+    assert constant.unique().numel() == 4
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+)
+def test_dtypes_and_a_class_of_one(dtype):
+    """Values that every dtype holds exactly: the choice is that of float32."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 2, (30, 6), generator=generator).float()
+    labels = torch.arange(30) % 3
+    labels[7] = 9
+    edges, _ = knn_graph(x, 4)
+    expected = select_prototypes(x, edges, 8, labels=labels)
+    assert 7 in expected.tolist()
+    chosen = select_prototypes(x.to(dtype), edges, 8, labels=labels)
+    assert torch.equal(chosen, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("local", [False, True])
+def test_on_a_gpu(local):
+    x, edges, labels = sample(7, n=200)
+    given_ = labels if local else None
+    expected = select_prototypes(x, edges, 12, labels=given_)
+    there = None if given_ is None else given_.cuda()
+    chosen = select_prototypes(x.cuda(), edges.cuda(), 12, labels=there)
+    assert chosen.is_cuda
+    assert torch.equal(chosen.cpu(), expected)
 
 
 @pytest.mark.parametrize("local", [False, True])
