@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from captum_margin.influence._extraction import as_loader, extract
+from captum_margin.influence._extraction import as_loader, as_module, extract
+from captum_margin.influence._references import (
+    class_means,
+    log_density,
+    reference_means,
+    rest_density,
+)
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.samples import Samples, as_features, as_labels
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.settings import Settings, as_points
 from captum_margin.signal import Graph, kernel_density, leave_neighborhood_out_mmd
 
 if TYPE_CHECKING:
@@ -26,7 +33,8 @@ class AdversarialSettings(Settings):
     """The options of :class:`AdversarialStatistics`: of :class:`Settings`, and more.
 
     Args:
-        statistic (str): ``"mmd"``, or ``"kde"``, which needs references.
+        statistic (str, optional): ``"mmd"``, or ``"kde"``, which needs references.
+            Default: None, ``"kde"`` with references and ``"mmd"`` without.
         references (optional): ``"kde"`` only: training samples (M, F) in the same
             latent space, of any type that ``from_features`` takes; with a model also
             its training data, a Dataset or DataLoader, which is run through it.
@@ -34,6 +42,12 @@ class AdversarialSettings(Settings):
         predicted (optional): The model's decisions (N,) for the samples. With a model:
             its own, the largest of its scores (with one score: whether it is above 0).
             Without both kinds of classes all references count.
+        graph_features (optional): ``"kde"`` only: what the nearest references are found
+            by, (N, G): what an attack moves little, such as the input or an early
+            layer. With a model: that layer or its name. No effect with ``paper=True``.
+            Default: None: all references of the class count.
+        graph_references (optional): The same of the references, (M, G). With a model
+            and references as data: from that layer too.
         gamma (float, optional): Of the kernel, as in
             :func:`~captum_margin.signal.leave_neighborhood_out_mmd` and
             :func:`~captum_margin.signal.kernel_density`.
@@ -41,17 +55,19 @@ class AdversarialSettings(Settings):
         seed (int): Of random features.
     """
 
-    statistic: Literal["mmd", "kde"] = "mmd"
+    statistic: Literal["mmd", "kde"] | None = None
     references: Any = field(default=None, repr=False)
     reference_classes: Any = field(default=None, repr=False)
     predicted: Any = field(default=None, repr=False)
+    graph_features: Any = field(default=None, repr=False)
+    graph_references: Any = field(default=None, repr=False)
     gamma: float | None = None
     estimate: Literal["exact", "features"] = "exact"
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks the choice."""
-        if self.statistic not in ("mmd", "kde"):
+        if self.statistic not in ("mmd", "kde", None):
             raise ValueError(
                 f"expected statistic 'mmd' or 'kde' (got {self.statistic!r})"
             )
@@ -82,26 +98,40 @@ class AdversarialStatistics(MarginInfluence):
       and densities far out all differ from 0 by next to nothing. Where the density
       underflows, or the class has no reference, f is 87 (float64: 708).
 
-    The score is what f exceeds its neighbourhood by, A the mean over the k = 30 nearest
-    neighbours among the samples themselves:
+    The score is what f exceeds its neighbourhood by. For ``"kde"`` that is R(i), the
+    references of the predicted class: the k = 30 nearest of them by ``graph_features``
+    if these are given, else all. (By the latents themselves the neighbours of a strange
+    sample would be the strange ones of the class.) f(r) of a reference is that of its
+    density among the others of its class, 0 where there are none:
+
+    .. math:: I(i) = \max\Big(0,
+        f(i) - \frac{1}{|R(i)|} \sum_{r \in R(i)} f(r)\Big)^2
+
+    References are not attacked, so the filter removes what is usual for such a sample
+    and such a class, and leaves what the attack did. Neighbours among the samples
+    themselves would remove that too where many are attacked alike; ``"mmd"``, which
+    knows no others, has them, A the mean over the k nearest:
 
     .. math:: I(i) = \max(0, f(i) - (A^p f)(i))^2
 
-    The filter removes what samples share with their neighbours. It can sharpen the
-    statistic where a few strange samples lie among ordinary ones, and removes what is
-    looked for where they lie among their own kind. Compare both
-    with :meth:`plot_histograms`, and rank by ``result().function``, which is f, if that
-    is better; ``result().filtered`` is f - A f.
+    It finds a few samples far from all others. Attacked samples between the classes
+    have a *low* MMD instead, as on MNIST by FGSM and Carlini-Wagner: ``sided="below"``,
+    and where they are many ``hops=64``, a neighbourhood wider than their own company.
+
+    Compare with and without the filter by :meth:`plot_histograms`;
+    ``result().function`` is f, ``result().filtered`` what the filter leaves of it, and
+    ``result().graph`` that of the samples in both cases.
 
     ``paper=True`` is the form of case study V of MARGIN (Anirudh et al.,
-    https://arxiv.org/abs/1711.05407): filtered with the symmetric shift and squared
-    with the sign lost.
+    https://arxiv.org/abs/1711.05407): both filtered with the symmetric shift of the
+    samples' own graph, and squared with the sign lost.
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
             ``from_features``; labels are for pictures and tables only. Options are
-            those of :class:`AdversarialSettings`. ``from_graph`` knows no features
-            and needs a ``function``.
+            those of :class:`AdversarialSettings`; for ``"kde"``, without
+            ``paper=True``, ``shift``, ``hops`` and ``bandwidth`` have no effect.
+            ``from_graph`` knows no features and needs a ``function``.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -110,8 +140,9 @@ class AdversarialStatistics(MarginInfluence):
             out of its range.
 
     Cost: that of the graph, O(N² F) time; then O(N² F) for ``"mmd"``, less with
-    ``estimate="features"``, or O(N · M · F) for ``"kde"``, with classes only pairs of a
-    class. Memory O((N + M) F + N · k).
+    ``estimate="features"``, or O((N + M) M F + N · M · G) for ``"kde"``, with classes
+    only pairs of a class. Memory O((N + M) (F + G) + N · k). With a model and a layer
+    as ``graph_features`` one more forward pass per sample and reference.
 
     >>> line = torch.stack([torch.linspace(0, 1, 9), torch.zeros(9)], dim=1)
     >>> x = torch.cat([line, torch.tensor([[0.5, 2.0]])])
@@ -122,6 +153,8 @@ class AdversarialStatistics(MarginInfluence):
     >>> kde.influence(k=1).indices.tolist()
     [[9]]
     """
+
+    _known: tuple[Tensor, Any] | None = None
 
     settings: ClassVar[Settings] = AdversarialSettings(
         k=30, sided="above", isolated="keep"
@@ -139,7 +172,8 @@ class AdversarialStatistics(MarginInfluence):
             bins (int, optional): Of both histograms. Default: 50.
 
         Returns:
-            Figure: Of matplotlib: f on the left, f - A f on the right.
+            Figure: Of matplotlib: f on the left, what the filter leaves of it on the
+            right.
 
         Raises:
             ValueError: If ``attacked`` is not of shape (N,), or the function (one's
@@ -166,7 +200,7 @@ class AdversarialStatistics(MarginInfluence):
         figure = NotebookFigure(figsize=(8, 3), layout="constrained")
         panels = (
             ("without the graph: f", result.function),
-            ("with the graph: f - A f", result.filtered),
+            ("with the graph: f less its neighbours'", result.filtered),
         )
         for axes, panel in zip(figure.subplots(1, 2), panels, strict=True):
             title, value = panel
@@ -187,7 +221,7 @@ class AdversarialStatistics(MarginInfluence):
         x = samples.features
         if x.is_floating_point() and x.element_size() < 4:
             x = x.float()  # half precision cannot tell values near 1 / N apart
-        if used.statistic == "mmd":
+        if self._statistic() == "mmd":
             return leave_neighborhood_out_mmd(
                 x,
                 graph.edge_index,
@@ -195,42 +229,108 @@ class AdversarialStatistics(MarginInfluence):
                 estimate=used.estimate,
                 seed=used.seed,
             )
-        references, reference_classes = self._references()
-        predicted = used.predicted
+        references = self._references()[0]
+        own, other = self._classes(samples)
+        density = kernel_density(
+            x, references.to(x.device), own, other, gamma=used.gamma
+        )
+        return log_density(density)
+
+    def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
+        used = self._used()
+        if self.paper or self.function is not None or self._statistic() == "mmd":
+            return super()._high_pass(signal, graph, samples)
+        assert samples.features is not None  # _check
+        references = self._references()[0].to(samples.features.device)
+        own, other = self._classes(samples)
+        values = log_density(rest_density(references, other, used.gamma).to(signal))
+        near = self._graph_features(len(signal), len(references))
+        if own is None or other is None:
+            own, other = (
+                torch.zeros(len(v), dtype=torch.long, device=v.device)
+                for v in (signal, references)
+            )
+        if near is None:
+            return signal - class_means(values, own, other)
+        points, others = (as_points(v.to(signal.device), used) for v in near)
+        return signal - reference_means(points, others, values, used.k, own, other)
+
+    def _classes(self, samples: Samples) -> tuple[Tensor | None, Tensor | None]:
+        """Predicted classes and those of the references, or neither."""
+        assert samples.features is not None  # _check
+        references, other = self._references()
+        predicted = self._used().predicted
         if predicted is None and samples.scores is not None:
             predicted = _decisions(samples.scores)
-        if predicted is None or reference_classes is None:
-            if predicted is not reference_classes:
+        if predicted is None and other is None:
+            return None, None
+        if predicted is None or other is None:
+            raise ValueError(
+                "expected predicted= and reference_classes= together (got one of them)"
+            )
+        x = samples.features
+        own, other = _same_classes(predicted, other, len(x), len(references))
+        return own.to(x.device), other.to(x.device)
+
+    def _graph_features(self, n: int, m: int) -> tuple[Tensor, Tensor] | None:
+        """What the nearest references are found by, of samples and references."""
+        given, others = self._used().graph_features, self._used().graph_references
+        if given is None and others is None:
+            return None
+        if self.model is not None and isinstance(given, (str, nn.Module)):
+            layer = as_module(self.model, given)
+            given = self._run(self.train_dataloader, layer)[0]
+            if others is None and self._are_data(self._used().references):
+                loader = as_loader(self._used().references, self.batch_size)
+                others = self._run(loader, layer)[0]
+        if given is None or others is None:
+            raise ValueError(
+                "expected graph_features= and graph_references= together (got one of "
+                "them)"
+            )
+        pair = as_features(given), as_features(others)
+        for name, values, count in (
+            ("graph_features", pair[0], n),
+            ("graph_references", pair[1], m),
+        ):
+            if values.dim() != 2 or len(values) != count:
                 raise ValueError(
-                    "expected predicted= and reference_classes= together (got one of "
-                    "them)"
+                    f"expected {name} of shape ({count}, G) "
+                    f"(got {tuple(values.shape)}); one row each"
                 )
-            density = kernel_density(x, references.to(x.device), gamma=used.gamma)
-        else:
-            own, other = _same_classes(
-                predicted, reference_classes, len(x), len(references)
+            if values.is_floating_point() and not bool(values.isfinite().all()):
+                raise ValueError(f"expected finite {name} (got NaN or infinity)")
+        if pair[0].size(1) != pair[1].size(1):
+            raise ValueError(
+                f"expected graph_references of shape (M, {pair[0].size(1)}) "
+                f"(got {tuple(pair[1].shape)}); take both from the same layer"
             )
-            density = kernel_density(
-                x,
-                references.to(x.device),
-                own.to(x.device),
-                other.to(x.device),
-                gamma=used.gamma,
-            )
-        return -density.clamp(min=torch.finfo(density.dtype).tiny).log()
+        return pair
 
     def _references(self) -> tuple[Tensor, Any]:
-        """Features of the references and their classes, if there are any."""
-        used = self._used()
-        given = used.references
-        if self.model is None or isinstance(given, Tensor) or hasattr(given, "dtype"):
-            return as_features(given), used.reference_classes
-        loader = as_loader(given, self.batch_size)
+        """Features of the references and their classes, if there are any; kept."""
+        if self._known is None:
+            given, classes = self._used().references, self._used().reference_classes
+            if self._are_data(given):
+                loader = as_loader(given, self.batch_size)
+                features, labels = self._run(loader, self._layer)
+                self._known = features, labels if classes is None else classes
+            else:
+                self._known = as_features(given), classes
+        return self._known
+
+    def _are_data(self, given: Any) -> bool:
+        """Whether references are to be run through the model."""
+        is_array = isinstance(given, Tensor) or hasattr(given, "dtype")
+        return self.model is not None and not is_array
+
+    def _run(self, loader: DataLoader[Any], layer: nn.Module) -> tuple[Tensor, Any]:
+        """Features of a layer, and labels."""
+        assert self.model is not None
         features, labels, _ = extract(
-            self.model, loader, self._layer, self._pooling, False, self.get_name()
+            self.model, loader, layer, self._pooling, False, self.get_name()
         )
-        classes = used.reference_classes
-        return features, labels if classes is None else classes
+        return features, labels
 
     def _check(self, samples: Samples) -> None:
         super()._check(samples)
@@ -241,12 +341,18 @@ class AdversarialStatistics(MarginInfluence):
             )
 
     def _other(self, inputs: Any) -> AdversarialStatistics:
-        if self._used().predicted is not None:
+        given = self._used().graph_features
+        of_samples = given is not None and not isinstance(given, (str, nn.Module))
+        if self._used().predicted is not None or of_samples:
             raise ValueError(
-                "expected inputs=None (predicted= belongs to the samples this was made "
-                "with); start from_features anew"
+                "expected inputs=None (predicted= and graph_features= belong to the "
+                "samples this was made with); start from_features anew"
             )
         return super()._other(inputs)
+
+    def _statistic(self) -> str:
+        used = self._used()
+        return used.statistic or ("mmd" if used.references is None else "kde")
 
     def _used(self) -> AdversarialSettings:
         assert isinstance(self.used, AdversarialSettings)

@@ -275,7 +275,7 @@ class MarginInfluence(DataInfluence):
             f"{self.get_name()} has no function of its own: pass function="
         )
 
-    def _high_pass(self, signal: Tensor, graph: Graph, labels: Tensor | None) -> Tensor:
+    def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
         """What of f the neighbours do not explain."""
         layer = HighPass(self.used.shift, self.used.hops, isolated=self.used.isolated)
         filtered: Tensor = layer(signal, graph.edge_index, graph.edge_weight)
@@ -350,7 +350,7 @@ class MarginInfluence(DataInfluence):
         else:
             graph = samples.graph
         signal = self._checked_signal(graph, samples)
-        filtered = self._high_pass(signal, graph, samples.labels)
+        filtered = self._high_pass(signal, graph, samples)
         images = self._images
         if self.model is not None:
             images = images_of(self.train_dataset)

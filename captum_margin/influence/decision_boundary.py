@@ -50,6 +50,10 @@ class DecisionBoundary(MarginInfluence):
     With the default settings A is the symmetric shift over a graph of k = 30 neighbours
     by cosine with Gaussian weights.
 
+    In the last hidden layer the decision is linear, and neighbours there mostly repeat
+    it: the top is then near the boundary, as that of entropy is. Neighbours in an
+    earlier layer contradict more of the mistakes.
+
     ``paper=True`` is case study IV of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the share of neighbours of another class
     (k = 30, Euclidean, unweighted), filtered with the symmetric shift and squared.

@@ -11,8 +11,9 @@ from torch import Tensor
 from captum_margin.influence._classes import class_signal
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.samples import Samples
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.settings import Settings, as_points
 from captum_margin.signal import Graph
+from captum_margin.signal._linear import LinearVotes
 
 __all__ = ["LabelNoise", "LabelNoiseSettings"]
 
@@ -22,34 +23,46 @@ class LabelNoiseSettings(Settings):
     """The options of :class:`LabelNoise`: those of :class:`Settings` and one more.
 
     Args:
-        trusted (bool): Whether contradicted neighbours are trusted less; no effect
-            with ``paper=True`` or a ``function`` of one's own.
+        trusted (bool): Whether contradicted labels are trusted less.
+        linear (bool): Whether all samples vote too, by a linear regression of the
+            features, and not only the neighbours; no effect from a graph alone.
+
+    Neither has an effect with ``paper=True`` or a ``function`` of one's own.
     """
 
     trusted: bool = True
+    linear: bool = True
 
 
 class LabelNoise(MarginInfluence):
-    r"""Scores samples by how much their neighbours contradict their labels.
+    r"""Scores samples by how much the others contradict their labels.
 
-    f are the labels as one-hot rows (N, C). The neighbours vote, A f, and the score is
-    the energy of what their vote does not explain:
+    f are the labels as one-hot rows (N, C). The others vote, V f, and the score is the
+    energy of what their vote does not explain:
 
-    .. math:: I(i) = \| f(i) - (A^p \, T f)(i) \|^2, \qquad
-        T_{jj} = \frac{(A^p f)_{j y_j}}{\max_c (A^p f)_{jc}}
+    .. math:: I(i) = \| f(i) - (V T f)(i) \|^2, \qquad V = s A^p + (1 - s) L, \qquad
+        T_{jj} = \frac{(V f)_{j y_j}}{\max_c (V f)_{jc}}
 
-    A neighbour whose own label is contradicted by its neighbours is trusted less: the
-    filter runs twice, first to find the trust T in each label, then with it. That is
-    what keeps wrong labels apart when they are many or all of one kind. With the
-    default settings A is the symmetric shift over a graph of k = 30 neighbours by
-    cosine, weighted by a narrow Gaussian. A sample that most of its near neighbours
-    outvote with one voice scores near 2, an undisputed one near 0, one far from all
-    others near 1.
+    - A: the vote of the neighbours. With the default settings the symmetric shift over
+      a graph of k = 30 neighbours by cosine, weighted by a narrow Gaussian.
+    - L: the vote of all samples. A ridge regression of f on the features (unit rows, as
+      for the cosine) predicts each sample from all others, within [0, 1], with the
+      penalty of the smallest leave-one-out error. It knows which directions tell the
+      classes apart, and neighbours do not. ``linear=False`` leaves it out.
+    - s in [0, 1]: the share that brings V f nearest to f. Pixels of digits leave the
+      vote to the neighbours (s from 0.8 to 1), deep features share it (about 0.5).
+    - T: a label that is itself contradicted is trusted less. The filter runs twice,
+      first to find T, then with it. That keeps wrong labels apart when they are many or
+      all of one kind, and costs a little where they are few and classes overlap.
 
-    The defaults were chosen on USPS and MNIST with planted flips. Average precision on
-    the two, against that of plain label disagreement: 0.99 and 0.99 (0.97 and 0.94)
-    with 10% symmetric flips, 0.99 and 0.97 (0.80 and 0.75) with 30% pairwise ones.
+    A sample that nearly all others outvote with one voice scores near 2, an undisputed
+    one near 0, one that they cannot place near 1.
 
+    The defaults were chosen with planted flips on USPS, MNIST (pixels) and features of
+    CIFAR-10 images that serve nothing else. Average precision on the three, against
+    that of the same filter without L and T: 0.99, 0.99, 0.82 (0.99, 0.99, 0.77) with
+    10% symmetric flips, 1.00, 1.00, 0.95 (1.00, 0.99, 0.91) with 40%, 0.99, 0.98, 0.84
+    (0.95, 0.92, 0.64) with 30% pairwise ones.
     ``paper=True`` is case study III of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the share of neighbours with another label
     (k = 20, Euclidean, unweighted), filtered once with the symmetric shift and squared.
@@ -64,7 +77,9 @@ class LabelNoise(MarginInfluence):
         TypeError: As :class:`MarginInfluence`.
         ValueError: As :class:`MarginInfluence`, or without labels.
 
-    Cost: that of the graph, O(N² F) time; then O(E · C).
+    Cost: that of the graph, O(N² F) time; the linear vote O(N F² + F³) time, with more
+    than 1,024 features of a random projection to 1,024; O(E · C) for the filter. Memory
+    O(N (F + k + C)).
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0],
     ...                   [0.2, 1.0]])
@@ -79,7 +94,7 @@ class LabelNoise(MarginInfluence):
         k=30, metric="cosine", bandwidth=0.5, shift="symmetric"
     )
     paper_settings: ClassVar[Settings] = LabelNoiseSettings(
-        k=20, shift="symmetric", trusted=False
+        k=20, shift="symmetric", trusted=False, linear=False
     )
     issue: ClassVar[str | None] = "label"
     bound: ClassVar[float] = 2.0
@@ -89,18 +104,38 @@ class LabelNoise(MarginInfluence):
         assert samples.labels is not None  # needs_labels
         return class_signal(samples.labels, graph, disagreement=self.paper)
 
-    def _high_pass(self, signal: Tensor, graph: Graph, labels: Tensor | None) -> Tensor:
-        filtered = super()._high_pass(signal, graph, labels)
-        assert isinstance(self.used, LabelNoiseSettings)
-        if not self.used.trusted or self.paper or self.function is not None:
-            return filtered
-        if signal.dim() == 1:  # one class
-            return filtered
-        votes = signal - filtered  # (N, C)
-        own = (votes * signal).sum(dim=1)
-        highest = votes.amax(dim=1)
-        trust = torch.where(
-            highest > 0, own.clamp(min=0) / highest.where(highest > 0, 1), 1
-        )
-        trusted = trust[:, None] * signal
-        return signal - (trusted - super()._high_pass(trusted, graph, labels))
+    def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
+        used = self.used
+        assert isinstance(used, LabelNoiseSettings)
+        one_class = signal.dim() == 1
+        if self.paper or self.function is not None or one_class:
+            return super()._high_pass(signal, graph, samples)
+        linear = None
+        if used.linear and samples.features is not None:
+            linear = LinearVotes(as_points(samples.features, used))
+        trust, share = torch.ones_like(signal[:, :1]), None
+        for _ in range(2 if used.trusted else 1):
+            f = trust * signal
+            votes = f - super()._high_pass(f, graph, samples)  # (N, C)
+            if linear is not None:
+                line = linear(f.to(linear.points)).clamp(0, 1).to(votes)
+                if share is None:
+                    share = _share(signal, votes, line)
+                votes = share * votes + (1 - share) * line
+            trust = _trust(signal, votes)
+        return signal - votes
+
+
+def _share(f: Tensor, near: Tensor, line: Tensor) -> Tensor:
+    """The share of the first in the mean of two votes that is nearest to f."""
+    apart = near - line
+    square = apart.square().sum()
+    best = ((f - line) * apart).sum() / square.where(square > 0, 1)
+    return best.clamp(0, 1).where(square > 0, 1)
+
+
+def _trust(f: Tensor, votes: Tensor) -> Tensor:
+    """Votes for the given class in those for the class with the most, (N, 1)."""
+    own = (votes * f).sum(dim=1, keepdim=True).clamp(min=0)
+    most = votes.amax(dim=1, keepdim=True)
+    return torch.where(most > 0, own / most.where(most > 0, 1), 1)

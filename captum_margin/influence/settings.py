@@ -12,7 +12,7 @@ from captum_margin.signal import Graph, knn_graph
 from captum_margin.signal.high_pass import Shift
 from captum_margin.signal.protocol import Sided
 
-__all__ = ["Settings", "neighbor_graph", "replaced"]
+__all__ = ["Settings", "as_points", "neighbor_graph", "replaced"]
 
 Kind = TypeVar("Kind", bound="Settings")
 
@@ -65,16 +65,9 @@ def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
 
 def neighbor_graph(features: Tensor, settings: Settings) -> Graph:
     """The weighted graph of the features, weights in their dtype."""
-    if settings.metric not in ("euclidean", "cosine"):
-        raise ValueError(
-            f"expected metric 'euclidean' or 'cosine' (got {settings.metric!r})"
-        )
     bandwidth = settings.bandwidth
-    points = features
-    if settings.metric == "cosine":
-        points = _directions(features)
     edge_index, weight = knn_graph(
-        points,
+        as_points(features, settings),
         settings.k,
         weight="none" if bandwidth is None else "gaussian",
     )
@@ -87,14 +80,24 @@ def neighbor_graph(features: Tensor, settings: Settings) -> Graph:
     return Graph(edge_index, weight.to(dtype), len(features))
 
 
-def _directions(features: Tensor) -> Tensor:
-    """Unit rows, whose Euclidean distances order pairs as the cosine does.
+def as_points(features: Tensor, settings: Settings) -> Tensor:
+    """Points (N, F), in double precision, whose Euclidean distances are the metric's.
 
-    A row of zeros (an empty document, a dead unit) has no direction. It stays where it
-    is, as far from every direction, and beside others of its kind.
+    For the cosine: unit rows. A row of zeros (an empty document, a dead unit) has no
+    direction. It stays where it is, as far from every direction, and beside others of
+    its kind.
+
+    Raises:
+        ValueError: If the metric is unknown.
     """
+    if settings.metric not in ("euclidean", "cosine"):
+        raise ValueError(
+            f"expected metric 'euclidean' or 'cosine' (got {settings.metric!r})"
+        )
     dtype = torch.float32 if features.device.type == "mps" else torch.float64
     points = features.to(dtype)
+    if settings.metric == "euclidean":
+        return points
     norms: Tensor = points.norm(dim=1, keepdim=True)
     directions: Tensor = points / norms.where(norms > 0, 1)
     return directions

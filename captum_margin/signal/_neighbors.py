@@ -11,13 +11,15 @@ from torch import Tensor
 
 # Numbers held at once by a block of distances: 64 MiB in float64.
 _BLOCK_NUMBERS = 2**23
+# With more candidates than so many times k per point, precision must be higher.
+_CROWDED = 4
 
 
 def nearest(
     points: Tensor, k: int, chunk_size: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Directed edges from each of N points to its k nearest, with squared distances."""
-    n, width = points.shape
+    n = points.size(0)
     if k == 0:
         empty = torch.empty(0, dtype=torch.long, device=points.device)
         return empty, empty, points.new_empty(0)
@@ -29,22 +31,14 @@ def nearest(
     column_of[columns] = torch.arange(columns.numel(), device=points.device)
 
     rows = chunk_size or max(1, _BLOCK_NUMBERS // columns.numel())
-    centred = points - points.mean(dim=0)  # smaller numbers, smaller rounding errors
-    norms = centred.square().sum(dim=1)
-    # Twice the rounding error of |a|² + |b|² - 2ab: nothing nearer can be screened out.
-    eps = torch.finfo(points.dtype).eps
-    slack = 4 * (width + 8) * eps * (norms.sqrt() + norms.max().sqrt()).square()
-    others, others_norms = centred[columns].T, norms[None, columns]
+    screen = _Screen(points, columns, _first_dtype(points))
     parts = []
     for start in range(0, n, rows):
-        block = centred[start : start + rows]
-        screen = torch.addmm(others_norms, block, others, alpha=-2)  # (chunk, <= N)
         own = column_of[start : start + rows]
-        itself = (own >= 0).nonzero().squeeze(1)
-        screen[itself, own[itself]] = torch.inf
-        reach = screen.topk(k, largest=False, sorted=False).values.amax(dim=1)
-        reach = reach + slack[start : start + rows]
-        i, j = (screen <= reach[:, None]).nonzero(as_tuple=True)
+        i, j = screen.candidates(start, own, k)
+        if i.numel() > _CROWDED * k * own.numel() and screen.dtype != points.dtype:
+            screen = _Screen(points, columns, points.dtype)  # from here on
+            i, j = screen.candidates(start, own, k)
         j = columns[j]
         square = _square_distances(points, i + start, j)
         order = square.argsort(stable=True)
@@ -53,6 +47,43 @@ def nearest(
         parts.append((i[order] + start, j[order], square[order]))
     i, j, square = (torch.cat(part) for part in zip(*parts, strict=True))
     return i, j, square
+
+
+class _Screen:
+    """Which of the points in ``columns`` may be among the k nearest, without a miss."""
+
+    def __init__(self, points: Tensor, columns: Tensor, dtype: torch.dtype) -> None:
+        """Centred points no longer than 1: small numbers, small rounding errors."""
+        centred = points - points.mean(dim=0)
+        longest = centred.square().sum(dim=1).max().sqrt()
+        self.points = (centred / longest.where(longest > 0, 1)).to(dtype)
+        norms = self.points.square().sum(dim=1)
+        # Twice the rounding error of |a|² + |b|² - 2ab: nothing nearer is left out.
+        unit = 4 * (points.size(1) + 8) * torch.finfo(dtype).eps
+        self.slack = unit * (norms.sqrt() + 1).square()
+        self.dtype = dtype
+        every = len(columns) == len(points)
+        self.others = self.points if every else self.points[columns]
+        self.norms = norms[columns]
+
+    def candidates(self, start: int, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Rows, counted from ``start``, and columns; ``own`` is that of each row."""
+        rows = slice(start, start + own.numel())
+        screen = torch.addmm(  # (rows, columns)
+            self.norms[None], self.points[rows], self.others.T, alpha=-2
+        )
+        itself = (own >= 0).nonzero().squeeze(1)
+        screen[itself, own[itself]] = torch.inf
+        reach = screen.topk(k, largest=False, sorted=False).values.amax(dim=1)
+        reach = reach + self.slack[rows]
+        i, j = (screen <= reach[:, None]).nonzero(as_tuple=True)
+        return i, j
+
+
+def _first_dtype(points: Tensor) -> torch.dtype:
+    """Single precision, which is fast, unless its products were made faster still."""
+    single = torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if single else points.dtype
 
 
 def _square_distances(points: Tensor, i: Tensor, j: Tensor) -> Tensor:

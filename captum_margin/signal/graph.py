@@ -82,8 +82,8 @@ def knn_graph(
             under ``"cosine"``; if an option is unknown or out of its range.
 
     Cost: O(N² F) time; O(chunk_size · N + N · k + N · F) memory, never N by N. The
-    neighbours are screened with a matrix product in float64 and decided by differences,
-    so cancellation cannot swap two of them.
+    neighbours are screened with a matrix product, in float32 where that suffices, and
+    decided by differences in float64, so cancellation cannot swap two of them.
 
     >>> edge_index, edge_weight = knn_graph(torch.tensor([[0.0], [1.0], [3.0]]), k=1)
     >>> edge_index.tolist()

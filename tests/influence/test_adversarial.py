@@ -54,35 +54,84 @@ def test_mmd_is_its_formula(paper, gamma):
 @pytest.mark.parametrize("paper", [False, True])
 @pytest.mark.parametrize("gamma", [None, 0.3])
 @pytest.mark.parametrize("classes", [False, True])
-def test_kde_is_its_formula(paper, gamma, classes):
+@pytest.mark.parametrize("by", ["class", "others", "cosine"])
+def test_kde_is_its_formula(paper, gamma, classes, by):
     x, _ = blobs(15, spread=1.5)
     references, own = blobs(9, seed=3)
-    predicted = torch.arange(len(x)) % 4  # the last class has no reference
+    # The last class has no reference, one has fewer than k, another a single one.
+    references, own = references[:20], own[:20].clone()
+    own[own == own[-1]] = 2
+    own[-1] = 1 if not bool((own == 1).any()) else own[-1]
+    predicted = torch.arange(len(x)) % 4
     points, others = x.numpy(), references.numpy()
-    both = (predicted.numpy(), own.numpy()) if classes else ()
+    both = (predicted.numpy(), own.numpy())
+    used_gamma = gamma or mmd_reference.default_gamma(others)
     density = mmd_reference.kernel_density(
-        points, others, gamma or mmd_reference.default_gamma(others), *both
+        points, others, used_gamma, *(both if classes else ())
     )
     f = -np.log(np.maximum(density, np.finfo(float).tiny))
     assert classes == bool(f.max() > 700)
-    weights = reference.neighbor_weights(points, 7, "euclidean", None)
-    given = {"predicted": predicted, "reference_classes": own} if classes else {}
+    options = {"k": 7, "paper": paper, "gamma": gamma}
+    near, k = (points, others), len(others)  # all of the class: any distance will do
+    if by != "class":
+        generator = torch.Generator().manual_seed(1)
+        near = tuple(
+            torch.randn(len(v), 3, generator=generator, dtype=x.dtype).numpy() + 1
+            for v in near
+        )
+        options |= {"graph_features": near[0], "graph_references": near[1]}
+        k = 7
+    metric = "euclidean"
+    if by == "cosine":
+        options["metric"] = metric = "cosine"
+        near = tuple(v / np.sqrt((v * v).sum(1, keepdims=True)) for v in near)
+    if classes:
+        options |= {"predicted": predicted, "reference_classes": own}
+    else:
+        both = np.zeros(len(x)), np.zeros(len(others))
+    result = AdversarialStatistics.from_features(
+        x, statistic="kde", references=references, **options
+    ).result()
+    np.testing.assert_allclose(result.function.numpy(), f, rtol=1e-10)
+    if paper:
+        weights = reference.neighbor_weights(points, 7, metric, None)
+        scores = expected(f, weights, paper)
+    else:
+        left = reference.less_references(f, others, k, used_gamma, near, both)
+        np.testing.assert_allclose(result.filtered.numpy(), left, atol=1e-12)
+        scores = np.maximum(left, 0) ** 2
+    np.testing.assert_allclose(result.scores.numpy(), scores, rtol=1e-8, atol=1e-18)
+
+
+def test_the_filter_removes_what_is_usual_for_such_a_sample():
+    """Where many are attacked alike, and ordinary samples differ in how dense they lie.
+
+    Latents: a dense and a sparse half of one class. Inputs tell the halves apart and
+    are not changed by the attack, which moves every second dense sample by less than
+    sparse samples lie apart.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand(800, 4, generator=generator, dtype=torch.float64) * 2 - 1
+    sparse = torch.arange(800) % 2 == 1
+    latents = draw * torch.where(sparse, 4.0, 0.3)[:, None]
+    inputs = sparse[:, None] * 10 + torch.rand(800, 2, generator=generator)
+    x, known = latents[:400].clone(), latents[400:]
+    attacked = torch.arange(400) % 4 == 0
+    x[attacked] += 2.0
     result = AdversarialStatistics.from_features(
         x,
         statistic="kde",
-        references=references,
-        k=7,
-        paper=paper,
-        gamma=gamma,
-        **given,
+        references=known,
+        gamma=0.1,
+        graph_features=inputs[:400],
+        graph_references=inputs[400:],
     ).result()
-    np.testing.assert_allclose(result.function.numpy(), f, rtol=1e-10)
-    np.testing.assert_allclose(
-        result.scores.numpy(),
-        expected(f, weights, paper),
-        rtol=1e-9,
-        atol=1e-18,
-    )
+    among_themselves = AdversarialStatistics.from_features(
+        x, function=result.function, sided="above"
+    ).result()
+    assert attacked[result.top(100)].double().mean() > 0.9
+    assert not bool(attacked[result.function.topk(100).indices].any())
+    assert not bool(attacked[among_themselves.top(100)].any())
 
 
 @pytest.mark.parametrize("statistic", ["mmd", "kde"])
@@ -101,6 +150,8 @@ def test_points_off_the_manifold_rank_first(statistic):
 def test_kde_finds_points_among_those_of_another_class():
     """Where the features are ordinary, and only the decision is strange."""
     references, x, classes = plane()[0], plane(seed=5)[0], plane()[2]
+    references[:, 0] += 4 * classes  # further apart
+    x[:, 0] += 4 * classes
     decided = classes.clone()
     decided[:6] = 1 - decided[:6]
     kde = AdversarialStatistics.from_features(
@@ -111,6 +162,17 @@ def test_kde_finds_points_among_those_of_another_class():
         predicted=decided,
     )
     assert sorted(kde.result().top(6).tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_references_are_used_without_being_asked_for():
+    references, x, _ = plane(60)
+    given = AdversarialStatistics.from_features(x, references=references)
+    named = AdversarialStatistics.from_features(
+        x, references=references, statistic="kde"
+    )
+    assert torch.equal(given.self_influence(), named.self_influence())
+    alone = AdversarialStatistics.from_features(x, statistic="mmd")
+    assert not torch.equal(given.self_influence(), alone.self_influence())
 
 
 def test_classes_are_compared_by_name():
@@ -159,6 +221,25 @@ def test_model_and_features_give_the_same_scores(as_data):
         model, TensorDataset(*other), "maps", **given, **options
     )
     torch.testing.assert_close(run.self_influence(other), expected.self_influence())
+    # A layer for the neighbours, of both data sets or of the samples alone.
+    with torch.no_grad():
+        early = [evaluated.maps[0](y).mean(dim=(2, 3)) for y in (x, train[0])]
+    by_layer = {"graph_features": "maps.0"}
+    if not as_data:
+        by_layer["graph_references"] = early[1]
+    run = AdversarialStatistics(model, data, "maps", **by_layer, **given, **options)
+    direct = AdversarialStatistics.from_features(
+        latents,
+        predicted=decided,
+        graph_features=early[0],
+        graph_references=early[1],
+        **arrays,
+        **options,
+    )
+    torch.testing.assert_close(
+        run.self_influence(), direct.self_influence(), rtol=1e-9, atol=1e-14
+    )
+    assert_same_state(before, state(model))
     mmd = AdversarialStatistics(model, data, "maps", k=6).self_influence()
     direct = AdversarialStatistics.from_features(latents, k=6).self_influence()
     torch.testing.assert_close(mmd, direct, rtol=1e-7, atol=1e-15)
@@ -251,6 +332,19 @@ def test_what_is_missing_is_said():
         ).self_influence()
     with pytest.raises(ValueError, match="same layer"):
         start(x, statistic="kde", references=on[:, :2]).self_influence()
+    for given, message in (
+        ({"graph_features": on}, "graph_references= together"),
+        ({"graph_references": on}, "graph_references= together"),
+        ({"graph_features": on[:9], "graph_references": on}, "graph_features of shape"),
+        ({"graph_features": on, "graph_references": on[:9]}, r"shape \(30, G\)"),
+        ({"graph_features": on, "graph_references": on[:, :2]}, "the same layer"),
+        ({"graph_features": on / 0, "graph_references": on}, "finite graph_features"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(x, **kde, **given).self_influence()
+    near = {"graph_features": on, "graph_references": on}
+    with pytest.raises(ValueError, match="start from_features anew"):
+        start(x, **kde, **near).self_influence(x)
     ready = start(x, **kde, predicted=classes, reference_classes=classes)
     with pytest.raises(ValueError, match="start from_features anew"):
         ready.self_influence(x)

@@ -32,13 +32,20 @@ QUESTIONS = [LabelNoise, DecisionBoundary]
 @pytest.mark.parametrize("bandwidth", [None, 0.5, 2.0])
 @pytest.mark.parametrize("shift", ["symmetric", "random_walk"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_label_noise_is_its_formula(metric, bandwidth, shift, trusted):
-    x, labels = blobs(15)
-    labels, _ = with_flips(labels)
-    weights = reference.neighbor_weights(x.numpy(), 7, metric, bandwidth)
-    expected = reference.label_noise(weights, labels.numpy(), shift, trusted)
-    options = {"k": 7, "metric": metric, "bandwidth": bandwidth, "shift": shift}
-    noise = LabelNoise.from_features(x, labels, trusted=trusted, **options)
+@pytest.mark.parametrize("linear", [True, False])
+def test_label_noise_is_its_formula(metric, bandwidth, shift, trusted, linear):
+    x, labels = blobs(8, spread=1.2)
+    labels, _ = with_flips(labels, n=3)
+    weights = reference.neighbor_weights(x.numpy(), 5, metric, bandwidth)
+    points = x.numpy()
+    if metric == "cosine":
+        points = points / np.sqrt((points**2).sum(axis=1, keepdims=True))
+    expected = reference.label_noise(
+        weights, labels.numpy(), shift, trusted, points if linear else None
+    )
+    options = {"k": 5, "metric": metric, "bandwidth": bandwidth, "shift": shift}
+    options |= {"trusted": trusted, "linear": linear}
+    noise = LabelNoise.from_features(x, labels, **options)
     torch.testing.assert_close(
         noise.self_influence(), torch.from_numpy(expected), rtol=1e-10, atol=1e-14
     )
@@ -82,10 +89,26 @@ def test_trust_helps_where_wrong_labels_are_many():
     labels = torch.where(wrong, (clean + 1) % 3, clean)
     found = {}
     for trusted in (True, False):
-        noise = LabelNoise.from_features(x, labels, trusted=trusted)
+        noise = LabelNoise.from_features(x, labels, trusted=trusted, linear=False)
         found[trusted] = int(wrong[noise.result().top(int(wrong.sum()))].sum())
     assert found[True] >= found[False] + 5, found
     assert found[True] >= 0.9 * int(wrong.sum())
+
+
+def test_linear_votes_help_where_neighbours_are_of_all_classes():
+    """One quiet direction of twenty tells the classes apart: neighbours hardly do."""
+    generator = torch.Generator().manual_seed(2)
+    x = 3 * torch.randn(400, 20, generator=generator, dtype=torch.float64)
+    clean = torch.arange(400) % 2
+    x[:, 0] = 4.0 * clean - 2
+    wrong = torch.rand(400, generator=generator) < 0.1
+    labels = torch.where(wrong, 1 - clean, clean)
+    found = {}
+    for linear in (True, False):
+        noise = LabelNoise.from_features(x, labels, linear=linear)
+        found[linear] = int(wrong[noise.result().top(int(wrong.sum()))].sum())
+    assert found[True] >= found[False] + 10, found
+    assert found[True] >= 0.9 * int(wrong.sum()), found
 
 
 def test_planted_boundary_points_rank_first():

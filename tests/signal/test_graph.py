@@ -9,6 +9,7 @@ from torch_geometric.utils import is_undirected
 
 from captum_margin.signal import (
     Graph,
+    _neighbors,
     as_undirected,
     check_graph,
     knn_graph,
@@ -113,6 +114,37 @@ def test_chunks_do_not_change_the_graph(chunk_size):
     x = torch.randn(50, 33, generator=torch.Generator().manual_seed(1))
     whole, parts = knn_graph(x, 6), knn_graph(x, 6, chunk_size=chunk_size)
     assert torch.equal(whole[0], parts[0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_single_precision_is_left_where_it_does_not_suffice(scale, monkeypatch):
+    """Two groups whose spread is a 10^-8 of their distance."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1e-8 * torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    x[30:, 0] += 1
+    x *= scale
+    distance = (x[:, None] - x).square().sum(dim=2).fill_diagonal_(torch.inf)
+    expected = distance.topk(4, largest=False).indices.sort().values
+    dtypes = []
+    screen = _neighbors._Screen
+    monkeypatch.setattr(
+        _neighbors, "_Screen", lambda *args: dtypes.append(args[-1]) or screen(*args)
+    )
+    _, j, _ = _neighbors.nearest(x, 4, chunk_size=20)
+    assert torch.equal(j.view(60, 4).sort().values, expected)
+    assert dtypes == [torch.float32, torch.float64]
+
+
+def test_reduced_products_are_not_relied_upon():
+    """Where float32 products may be rounded to bfloat16 they are made in float64."""
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    before = torch.get_float32_matmul_precision()
+    assert _neighbors._first_dtype(x.double()) == torch.float32
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert _neighbors._first_dtype(x.double()) == torch.float64
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_duplicates_cost_no_more_than_other_points():
