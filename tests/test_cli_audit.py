@@ -181,7 +181,7 @@ def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
 
     page = Page(out / "index.html")
     assert_self_contained(page, out)
-    assert "2 of 26 samples have a label that the neighbours contradict" in page.text
+    assert "2 of 26 samples have a label that the others contradict" in page.text
     # Seen as text, so escaped: else the parser would find an element <b> in the name.
     for rank, row in enumerate(rows[:2], start=1):
         assert f"{rank}. {row['name']} Labelled {row['given_label']} , but" in page.text

@@ -115,10 +115,10 @@ def _suspects(
     if flagged:
         verb = "has a label" if len(flagged) == 1 else "have a label"
         heading = (
-            f"{len(flagged):,} of {n:,} samples {verb} that the neighbours contradict"
+            f"{len(flagged):,} of {n:,} samples {verb} that the others contradict"
         )
     else:
-        heading = f"None of {n:,} samples has a label that its neighbours contradict"
+        heading = f"None of {n:,} samples has a label that the others contradict"
     counts, _ = votes(result, data.labels, len(data.classes))
     entries = []
     for rank, i in enumerate(flagged[:n_top], start=1):
@@ -129,8 +129,8 @@ def _suspects(
             because = f"but {most} of its {_count(total, 'neighbour')}"
             because += " is labelled" if most == 1 else " are labelled"
             rest = ""
-        else:  # fewer, but nearer
-            because = "but its nearest neighbours are labelled"
+        else:  # fewer, but nearer, or of the same kind by all that tells kinds apart
+            because = "but what is seen in it says"
             rest = f" ({most} of {total}, {own} are {data.classes[given[i]]})"
         entries.append(
             _entry(data, pictures, i, _LARGE)
@@ -258,7 +258,7 @@ def _boundary(
         "text": "Their neighbours are of several classes, so these are the samples "
         "that are hard to tell apart. Under each stands its label and how many of its "
         "neighbours are of which class. A sample among the suspects counts here as "
-        "what its neighbours say it is.",
+        "what the others say it is.",
         "total": 0 if result is None else len(data.names),
         "shown": len(entries),
         "groups": [{"title": "", "entries": entries}],

@@ -290,6 +290,6 @@ def _report(data: AuditData, answers: Answers, page: Path) -> None:
         print(f"{len(data.unreadable):,} unreadable, left out: {first}: {reason}{more}")
     issue = answers.is_issue
     if issue is not None:
-        print(f"suspects: {int(issue.sum()):,} labels that the neighbours contradict")
+        print(f"suspects: {int(issue.sum()):,} labels that the others contradict")
     print(f"tables: {', '.join(str(path) for path in answers.files)}")
     print(f"page: {page}")

@@ -5,7 +5,7 @@ in data order, high for what the class is named for, and is used as those of
 :mod:`captum.influence`. It starts from a model and its data, from features, or from a
 neighbour graph:
 
-- :class:`LabelNoise`: whose label do its neighbours contradict?
+- :class:`LabelNoise`: whose label do the others contradict?
 - :class:`DecisionBoundary`: which samples lie where the classes meet?
 - :class:`Prototypes`: which samples stand for all, and which does nothing stand for?
 - :class:`AdversarialStatistics`: which samples does the latent space not expect?

@@ -82,9 +82,11 @@ class InfluenceResult:
         return top(self.scores, n)
 
     def predicted(self) -> Tensor:
-        """The class to which each sample's neighbours lend the most weight, (N,).
+        """The class that the others vote for most, (N,).
 
-        The sample's own class where that is among the highest, or it has no neighbours.
+        Where f are the labels, as for LabelNoise, their votes are what the filter
+        explains of them; else the weights of the neighbours of each class. The sample's
+        own class where that is among the highest, or there are no votes.
 
         Raises:
             ValueError: Without labels.
@@ -219,14 +221,17 @@ class InfluenceResult:
         return self.labels
 
     def _votes(self) -> Tensor:
-        """Weight of each class among the neighbours, (N, C)."""
+        """Votes for each class, (N, C)."""
         hot = one_hot(self._labels(), max(len(self.classes), 1))
+        if self.function.shape == hot.shape and bool((self.function == hot).all()):
+            votes: Tensor = self.function - self.filtered
+            return votes
         source, target = self.graph.edge_index
         weights = self.graph.edge_weight
-        votes = torch.zeros_like(hot)
+        weight = torch.zeros_like(hot)
         flat = target * hot.size(1) + self._labels()[source]
         value = torch.ones_like(flat) if weights is None else weights
-        return votes.view(-1).index_add_(0, flat, value.to(hot.dtype)).view_as(hot)
+        return weight.view(-1).index_add_(0, flat, value.to(hot.dtype)).view_as(hot)
 
     def _names(self, labels: Tensor) -> tuple[Any, ...]:
         return tuple(self.classes[c] for c in labels.tolist())

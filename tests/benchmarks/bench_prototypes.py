@@ -7,7 +7,8 @@ pixels. With prototypes a low test error is good, with criticisms a high one. "l
 uses the labels, "global" does not. Means, standard deviations and the worst over the
 seeds. Seconds are CPU time on one thread and leave out what is prepared once, the graph
 of ours and the kernel matrix of MMD-critic and ProtoDash (printed apart). ProtoDash,
-the recomputed form of MMD-critic and criticisms stop at 960.
+the recomputed form of MMD-critic and criticisms stop at 960. k-medoids are those of
+``pip install kmedoids``.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ from captum_margin.signal import Graph
 from tests.influence.test_scores import blobs, with_flips
 
 
-def star(weights=(0.2, 0.9, 0.5, 0.9)):
+def star(weights=(0.2, 0.9, 0.5, 0.9), **options):
     """Sample 0 joined to 1 .. 4; sample 5 alone."""
     edges = torch.tensor([[0, 0, 0, 0], [1, 2, 3, 4]])
     graph = Graph(edges, torch.tensor(weights), 6)
-    return LabelNoise.from_graph(graph, ["dog", "cat", "cat", "dog", "cat", "dog"])
+    labels = ["dog", "cat", "cat", "dog", "cat", "dog"]
+    return LabelNoise.from_graph(graph, labels, **options)
 
 
 def test_neighbours_come_by_weight():
@@ -44,7 +45,7 @@ def test_scores_are_put_in_words():
 
 
 def test_predicted_is_the_weighted_majority_and_ties_are_for_the_given():
-    names = star().result()
+    names = star(trusted=False).result()
     assert [names.classes[c] for c in names.predicted().tolist()] == [
         "cat",
         "dog",
@@ -55,6 +56,25 @@ def test_predicted_is_the_weighted_majority_and_ties_are_for_the_given():
     ]
     tied = LabelNoise.from_graph(torch.tensor([[0, 0], [1, 2]]), [1, 0, 1]).result()
     assert tied.predicted().tolist() == [1, 1, 1]
+
+
+def test_predicted_is_by_the_votes_that_the_scores_are_of():
+    """Those of a planted mistake's neighbours may not be alone in the vote."""
+    x, labels = blobs(30, spread=0.6)
+    flipped, wrong = with_flips(labels, n=9)
+    for options in ({}, {"linear": False}, {"trusted": False}):
+        result = LabelNoise.from_features(x, flipped, k=8, **options).result()
+        votes = result.function - result.filtered
+        assert result.predicted().tolist() == votes.argmax(dim=1).tolist()
+    assert (result.predicted()[wrong] == labels[wrong]).float().mean() > 0.8
+    paper = LabelNoise.from_features(x, flipped, k=8, paper=True).result()
+    source, target = paper.graph.edge_index
+    count = torch.zeros(len(x), 3).index_put_(
+        (target, flipped[source]), torch.tensor(1.0), accumulate=True
+    )
+    own = count.gather(1, flipped[:, None])[:, 0]
+    expected = torch.where(own == count.amax(1), flipped, count.argmax(1))
+    assert paper.predicted().tolist() == expected.tolist()
 
 
 def test_a_result_keeps_every_step_and_does_not_change():
