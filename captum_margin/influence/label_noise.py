@@ -55,8 +55,9 @@ class LabelNoise(MarginInfluence):
       first to find T, then with it. That keeps wrong labels apart when they are many or
       all of one kind, and costs a little where they are few and classes overlap.
 
-    A sample that nearly all others outvote with one voice scores near 2, an undisputed
-    one near 0, one that they cannot place near 1.
+    A sample that nearly all others outvote with one voice scores about 2 (more where it
+    is near to more samples than they are), an undisputed one near 0, one that they
+    cannot place near 1.
 
     The defaults were chosen with planted flips on USPS, MNIST (pixels) and features of
     CIFAR-10 images that serve nothing else. Average precision on the three, against

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from captum_margin.influence.base import MarginInfluence
+from captum_margin.influence.base import Function, MarginInfluence
 from captum_margin.influence.result import InfluenceResult
-from captum_margin.influence.samples import Samples
+from captum_margin.influence.samples import ClassNames, Samples
 from captum_margin.influence.settings import Settings, neighbor_graph
 from captum_margin.signal import (
     Graph,
@@ -20,6 +20,9 @@ from captum_margin.signal import (
 from captum_margin.signal.mmd import Estimate
 
 __all__ = ["Prototypes", "PrototypesSettings"]
+
+# Of a class, left out as a neighbourhood: at k = 25, where k is not given, from 500 on.
+_LEFT_OUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Prototypes(MarginInfluence):
     f is at most :math:`\sqrt 2 / (m + 1)`, m the samples (of the class) left without
     the neighbours, so scores are small numbers; their order counts. Where k is not far
     below the size of the classes m differs much from sample to sample, and f says more
-    of m than of strangeness: lower k for small classes.
+    of m than of strangeness: unless k is given it is at most 5% of the median sample's
+    class.
 
     **Prototypes.** They start spread over the data (k-means, in every class with
     labels) and move along the edges of the graph as long as the samples lie closer to
@@ -200,6 +204,17 @@ class Prototypes(MarginInfluence):
             seed=used.seed,
         )
 
+    def _start(
+        self,
+        samples: Samples | None,
+        function: Function | None,
+        paper: bool,
+        class_names: ClassNames | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._k_given = paper or "k" in options
+        super()._start(samples, function, paper, class_names, options)
+
     def _check(self, samples: Samples) -> None:
         super()._check(samples)
         if samples.features is None and self.function is None:
@@ -223,8 +238,19 @@ class Prototypes(MarginInfluence):
             return samples.graph
         if self._graph is None:
             assert samples.features is not None  # the constructors see to it
-            self._graph = neighbor_graph(samples.features, self.used)
+            used: Settings = self.used
+            if not self._k_given:
+                used = replace(used, k=min(used.k, self._most_neighbors(samples)))
+            self._graph = neighbor_graph(samples.features, used)
         return self._graph
+
+    def _most_neighbors(self, samples: Samples) -> int:
+        """So many that leaving them out leaves nearly all of a class."""
+        assert samples.features is not None  # the constructors see to it
+        size = len(samples.features)
+        if samples.labels is not None and self._used().local:
+            size = int(samples.labels.bincount()[samples.labels].median())
+        return max(1, round(_LEFT_OUT * size))
 
     def _used(self) -> PrototypesSettings:
         assert isinstance(self.used, PrototypesSettings)

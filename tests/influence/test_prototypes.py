@@ -51,7 +51,7 @@ def test_choices_are_those_of_the_signal_functions(labelled, estimate):
     x, labels = blobs(30, spread=1.0)
     given = labels if labelled else None
     edges, _ = knn_graph(x, 25)
-    prototypes = Prototypes.from_features(x, given, estimate=estimate, seed=0)
+    prototypes = Prototypes.from_features(x, given, estimate=estimate, k=25, seed=0)
     expected = select_prototypes(x, edges, 9, labels=given)
     assert prototypes.select(9).tolist() == expected.tolist()
     expected = select_criticisms(x, edges, 9, labels=given, estimate=estimate)
@@ -236,3 +236,17 @@ def test_options_are_checked():
     x[3, 1] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         Prototypes.from_features(x).select(2)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_k_is_small_beside_the_classes_unless_given(labelled):
+    """120 samples of a class: 6; 360 without classes: 18; given: as given."""
+    x = torch.randn(360, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(360) % 3 if labelled else None
+    few = Prototypes.from_features(x, labels).result()
+    same = Prototypes.from_features(x, labels, k=6 if labelled else 18).result()
+    assert torch.equal(few.graph.edge_index, same.graph.edge_index)
+    given = Prototypes.from_features(x, labels, k=25).result()
+    assert given.graph.edge_index.size(1) > few.graph.edge_index.size(1)
+    paper = Prototypes.from_features(x, labels, paper=True).result()
+    assert torch.equal(paper.graph.edge_index, given.graph.edge_index)
