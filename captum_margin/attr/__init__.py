@@ -1,6 +1,11 @@
 """Attribution methods, used as those of :mod:`captum.attr`."""
 
 from captum_margin.attr._regions import slic_segments
+from captum_margin.attr.coalition_perturbation import (
+    CoalitionDetails,
+    CoalitionPerturbation,
+)
+from captum_margin.attr.feature_coalitions import feature_coalitions
 from captum_margin.attr.interpretation import (
     Boundaries,
     Interpretation,
@@ -23,6 +28,8 @@ __all__ = [
     "Atlas",
     "BankReport",
     "Boundaries",
+    "CoalitionDetails",
+    "CoalitionPerturbation",
     "Group",
     "Interpretation",
     "InterpretationBank",
@@ -30,5 +37,6 @@ __all__ = [
     "MarginSaliency",
     "RepresentativeInterpretation",
     "SimilarReferences",
+    "feature_coalitions",
     "slic_segments",
 ]

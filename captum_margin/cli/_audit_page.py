@@ -114,9 +114,7 @@ def _suspects(
     n = len(data.names)
     if flagged:
         verb = "has a label" if len(flagged) == 1 else "have a label"
-        heading = (
-            f"{len(flagged):,} of {n:,} samples {verb} that the others contradict"
-        )
+        heading = f"{len(flagged):,} of {n:,} samples {verb} that the others contradict"
     else:
         heading = f"None of {n:,} samples has a label that the others contradict"
     counts, _ = votes(result, data.labels, len(data.classes))

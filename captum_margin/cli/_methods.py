@@ -7,7 +7,7 @@ import sys
 
 from torch import Tensor
 
-from captum_margin.cli import _representative
+from captum_margin.cli import _coalition, _representative
 from captum_margin.cli._classifier import Classifier
 from captum_margin.cli._explanation import Explainer, Explanation, Method
 
@@ -34,6 +34,12 @@ def _margin(args: argparse.Namespace, classifier: Classifier) -> Explainer:
 
 
 METHODS = {
+    "coalition": Method(
+        title="Feature coalitions",
+        prepare=_coalition.prepare,
+        options=("--n-coalitions",),
+        pictures=(_coalition.COALITIONS,),
+    ),
     "margin": Method(
         title="MARGIN saliency", prepare=_margin, options=("--n-evaluations",)
     ),

@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from captum.attr import LayerAttribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_margin.cli._classifier import Classifier
 from captum_margin.cli._explanation import Explainer, Explanation
 from captum_margin.cli._images import ReferenceFolder, find_references
 from captum_margin.cli._layer import choose_layer
 from captum_margin.cli._output import CommandError, one_line
+from captum_margin.cli._passes import Passes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     explainer = RepresentativeInterpretation(model, layer.module)
     n_boundaries = min(args.n_boundaries or _DEFAULT_BOUNDARIES, len(references))
     started = time.perf_counter()
-    with _Passes(model) as passes:
+    with Passes(model) as passes:
         try:
             explainer.fit(
                 references,
@@ -84,7 +85,7 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     }
 
     def explain(image: Tensor, target: int) -> Explanation:
-        with _Passes(model) as passes:
+        with Passes(model) as passes:
             one, maps, own_boundary = _interpret(explainer, image, target)
         maps = LayerAttribution.interpolate(maps, image.shape[2:], "bilinear")
         name = classifier.categories[target]
@@ -107,24 +108,6 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         )
 
     return explain
-
-
-class _Passes:
-    """Counts the images that go through a model, in ``n``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.n = 0
-        self._model = model
-
-    def __enter__(self) -> _Passes:
-        self._handle = self._model.register_forward_pre_hook(self._count)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._handle.remove()
-
-    def _count(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.n += len(inputs[0])
 
 
 def _interpret(

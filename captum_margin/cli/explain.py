@@ -105,6 +105,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "separate classes better (default: 50)",
     )
     parser.add_argument(
+        "--n-coalitions",
+        type=count,
+        metavar="N",
+        help="coalition: regions of like deep features to divide an image into, at "
+        "most (default: 16)",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,

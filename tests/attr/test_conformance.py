@@ -7,7 +7,11 @@ import pytest
 import torch
 from captum.attr import FeatureAblation, NoiseTunnel
 
-from captum_margin.attr import MarginSaliency
+from captum_margin.attr import (
+    CoalitionPerturbation,
+    MarginSaliency,
+    feature_coalitions,
+)
 from tests.reference import margin_saliency_reference as reference
 
 # Not documented by Captum: skipped where a release does not ship it.
@@ -200,4 +204,50 @@ def test_bad_target_leaves_nothing_behind(case):
     arguments["target"] = (9999,) * 20
     with pytest.raises(AssertionError):
         explain(case, model, arguments)
+    assert state(model) == before
+
+
+# Of coalition perturbation: every row whose inputs are images.
+IMAGES = [
+    case
+    for case in table.config
+    if getattr(case["attribute_args"]["inputs"], "dim", int)() == 4
+    and "target" in case["attribute_args"]
+    and "neuron_selector" not in case["attribute_args"]
+]
+
+
+@pytest.mark.parametrize("wrap", ["none", "layer", "jit", "parallel", "tunnel"])
+@pytest.mark.parametrize("case", IMAGES, ids=lambda case: case["name"])
+def test_coalition_perturbation_of_images(case, wrap):
+    model, arguments = parts(case)
+    inputs, target = arguments["inputs"], arguments["target"]
+    options = {"target": target, "n_steps": 4, "n_coalitions": 4}
+    expected = CoalitionPerturbation(model).attribute(inputs, **options)
+    assert expected.shape == inputs.shape and expected.std() > 0
+    before = state(model)
+    if wrap == "jit":
+        explainer = CoalitionPerturbation(torch.jit.script(model))
+        with pytest.raises(ValueError, match="pass layer="):
+            explainer.attribute(inputs, **options)
+        mask = feature_coalitions(model, inputs, n_coalitions=4)
+        options["feature_mask"] = mask[:, None]
+    elif wrap == "parallel":
+        explainer = CoalitionPerturbation(torch.nn.DataParallel(model))
+    else:
+        explainer = CoalitionPerturbation(
+            model, model.conv2 if wrap == "layer" else None
+        )
+    if wrap == "tunnel":
+        tunnel, still = NoiseTunnel(explainer), {"nt_samples": 2, "stdevs": 0.0}
+        maps = tunnel.attribute(inputs, **still, **options)
+    else:
+        maps = explainer.attribute(inputs, **options)
+    if wrap == "layer":
+        assert maps.shape == inputs.shape
+    else:
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError):
+        options["target"] = (9999,) * 20
+        explainer.attribute(inputs, **options)
     assert state(model) == before

@@ -1,0 +1,97 @@
+"""What a perturbation p in [0, 1] of an image should be: large, harmless, even."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "coalition_loss",
+    "drop_loss",
+    "extent_loss",
+    "gaussian_smoothed",
+    "margin_loss",
+]
+
+_ROUNDING = 1e-4
+
+
+def extent_loss(p: Tensor) -> Tensor:
+    """L_r of each image: minus the mean of p, (B, C, H, W) -> (B,).
+
+    Written without the absolute value of the paper's norm: p is never negative, and the
+    absolute value has no gradient at 0, where p starts.
+    """
+    return -p.flatten(1).mean(dim=1)
+
+
+def margin_loss(scores: Tensor, selected: Tensor) -> Tensor:
+    """L_conf of the paper: how far other classes are above the target's score.
+
+    Args:
+        scores (Tensor): Scores of all classes, (n, C).
+        selected (Tensor): That of the target, (n,).
+
+    Returns:
+        Tensor: Mean over the classes of max(0, f_j - f_t), (n,).
+    """
+    return (scores - selected[:, None]).clamp(min=0).mean(dim=1)
+
+
+def drop_loss(selected: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
+    """How far the target's score falls below that of the image, in units of a scale.
+
+    A rise is none. One within rounding is kept, or at the start, where nothing is
+    changed yet, rounding would decide whether there is a gradient.
+
+    Args:
+        selected (Tensor): Scores (log-probabilities) of perturbed images, (n,).
+        reference (Tensor): Those of the images themselves, (n,).
+        scale (Tensor): Units, (n,), above zero.
+    """
+    return F.threshold((reference - selected) / scale, -_ROUNDING, 0.0)
+
+
+def coalition_loss(p: Tensor, coalitions: Tensor) -> Tensor:
+    r"""L_c of each image: minus the sum over coalitions of their mean perturbation.
+
+    .. math:: L_c = - \sum_i \frac{1}{|C_i|} \sum_n \big((p \otimes C_i) * G\big)_n
+
+    with G a Gaussian of one pixel. The mean is that over the coalition: over the image,
+    the sum of all coalitions would be the mean of p, whatever they are.
+
+    Args:
+        p (Tensor): Perturbation (B, C, H, W).
+        coalitions (Tensor): Numbers from 0, (B, H, W), int64.
+    """
+    # Blurring is linear and keeps sums but for what leaves at the border, so that each
+    # pixel counts by its own share: that of G * 1, whatever coalition it is in.
+    ones = p.new_ones(1, 1, *p.shape[2:])
+    share = gaussian_smoothed(ones)  # G is symmetric: its own adjoint
+    values = (p.mean(dim=1) * share[:, 0]).flatten(1)
+    places = coalitions.flatten(1)
+    count = int(places.max()) + 1
+    sums = values.new_zeros(len(p), count).scatter_add(1, places, values)
+    sizes = values.new_zeros(len(p), count).scatter_add(
+        1, places, torch.ones_like(values)
+    )
+    return -(sums / sizes.clamp(min=1)).sum(dim=1)
+
+
+def gaussian_smoothed(
+    maps: Tensor, sigma: float = 1.0, *, repeat_edges: bool = False
+) -> Tensor:
+    """Maps (B, C, H, W) convolved with a Gaussian cut at 3 sigma.
+
+    Outside they are zero, or what they are at the edge.
+    """
+    radius = max(1, round(3 * sigma))
+    steps = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (steps / sigma).square())
+    kernel = kernel / kernel.sum()
+    channels = maps.shape[1]
+    rows = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    maps = F.pad(maps, (radius,) * 4, mode="replicate" if repeat_edges else "constant")
+    maps = F.conv2d(maps, rows, groups=channels)
+    return F.conv2d(maps, rows.transpose(2, 3), groups=channels)

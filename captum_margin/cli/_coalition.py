@@ -1,0 +1,91 @@
+"""``--method coalition``: what must stay of an image, and its coalitions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from captum_margin.cli._classifier import Classifier
+from captum_margin.cli._explanation import Explainer, Explanation
+from captum_margin.cli._passes import Passes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COALITIONS = "-coalitions"
+"""Ending of the picture of the coalitions."""
+
+_DEFAULT_COALITIONS = 16
+
+
+def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
+    """Returns the function that explains an image; the seed is the same for all."""
+    from captum_margin.attr import CoalitionPerturbation
+
+    explainer = CoalitionPerturbation(classifier.model)
+
+    def explain(image: Tensor, target: int) -> Explanation:
+        with Passes(classifier.model) as passes:
+            maps, details = explainer.attribute(
+                image,
+                target=target,
+                n_coalitions=args.n_coalitions or _DEFAULT_COALITIONS,
+                seed=args.seed,
+                show_progress=sys.stderr.isatty(),
+                return_details=True,
+            )
+        (coalitions,) = details.coalitions
+        sizes = coalitions.flatten().bincount()
+        kept = float(maps.mean())
+        n_steps = int(details.n_steps)
+        # The mean of the map says what a low drop is worth: all is kept at 1.
+        line = f"{len(sizes)} coalitions, {n_steps} steps, {kept:.0%} of the image kept"
+        record = {
+            "n_coalitions": len(sizes),
+            "coalition_sizes": sizes.tolist(),
+            "n_steps": n_steps,
+            "mean_of_map": round(kept, 6),
+        }
+        draw = partial(_draw, image[0], coalitions, classifier)
+        return Explanation(
+            maps,
+            passes.n,
+            details.settings,
+            {"coalitions": record},
+            [line],
+            {COALITIONS: draw},
+        )
+
+    return explain
+
+
+def _draw(image: Tensor, coalitions: Tensor, classifier: Classifier) -> Figure:
+    """The image (C, H, W) with the borders of its coalitions (H, W)."""
+    from matplotlib.figure import Figure
+    from skimage.segmentation import mark_boundaries
+
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (classifier.mean, classifier.std)
+    )
+    pixels = (image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+    bordered = mark_boundaries(  # type: ignore[no-untyped-call]
+        pixels, coalitions.cpu().numpy(), color=(1, 1, 0), mode="inner"
+    )
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    count = int(coalitions.max()) + 1
+    for axis, shown, title in zip(
+        figure.subplots(1, 2),
+        (pixels, bordered),
+        ("image", f"{count} coalition{'s' if count > 1 else ''}"),
+        strict=True,
+    ):
+        axis.imshow(shown)
+        axis.set_title(title, fontsize=8)
+        axis.set_axis_off()
+    return figure
