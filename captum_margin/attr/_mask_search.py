@@ -31,9 +31,9 @@ from captum_margin.attr._mask_losses import (
 __all__ = ["Search", "SearchResult", "search"]
 
 #: An image is done when its loss has not fallen by this share in so many steps.
-_PATIENCE, _SHARE = 10, 0.01
+_PATIENCE, _SHARE = 10, 0.002
 #: The result is a mean of p over the last steps, weighted by powers of this.
-_DECAY = 0.9
+_DECAY = 0.95
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ _DEFAULT: dict[str, Any] = {
     "noise": 0.0,
     "n_samples": 4,
     "confidence": "drop",
-    "confidence_weight": 3.0,
-    "coalition_weight": 0.3,
+    "confidence_weight": 6.0,
+    "coalition_weight": 0.1,
     "move_coalitions": True,
     "learning_rate": 0.05,
 }
@@ -184,9 +184,9 @@ class CoalitionPerturbation(PerturbationAttribution):
                 Default: 16.
             extent_weight (float, optional): :math:`\lambda`, at least 0. Default: 1.0.
             confidence_weight (float, optional): :math:`\mu`, at least 0.
-                Default: None, 3 (paper: 100).
+                Default: None, 6 (paper: 100).
             coalition_weight (float, optional): :math:`\nu`, at least 0.
-                Default: None, 0.3 (paper: 1).
+                Default: None, 0.1 (paper: 1).
             paper (bool, optional): The setting of the paper for all that is not given.
                 Default: False.
             softmax (bool, optional): Whether outputs (B, C > 1) are logits; others are

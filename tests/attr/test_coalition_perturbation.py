@@ -81,7 +81,7 @@ def test_the_map_is_where_the_model_looks(options):
     x = bright_box(2)
     maps = attribute(Box(), x, target=0, **LONG, **options)
     assert maps.shape == x.shape and 0 <= maps.min() and maps.max() <= 1
-    assert (found(maps) > 0.9).all() and (contrast(maps) > 0.4).all()
+    assert (found(maps) > 0.85).all() and (contrast(maps) > 0.4).all()
 
 
 def test_the_papers_setting():
