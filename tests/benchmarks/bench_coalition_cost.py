@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .bench_saliency import versions
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = 20
+STEPS = 5
 
 
 def network(name: str, device: str) -> nn.Module:
