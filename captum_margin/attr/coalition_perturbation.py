@@ -191,7 +191,8 @@ class CoalitionPerturbation(PerturbationAttribution):
                 Default: False.
             softmax (bool, optional): Whether outputs (B, C > 1) are logits; others are
                 used as they are, and falls of the score are in units of what the
-                baseline changes. Default: True.
+                baseline changes. The paper's margin takes outputs as they are in
+                either case. Default: True.
             seed (int, optional): Of coalitions and noise, the same for each image.
                 Default: 0.
             return_details (bool, optional): Whether a :class:`CoalitionDetails` is

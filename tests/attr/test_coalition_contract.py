@@ -288,3 +288,16 @@ def test_a_score_that_never_changes():
     x, mask, _ = thin()
     maps = attribute(constant, x, feature_mask=mask, n_steps=60)
     assert maps.std() < 0.02 and bias.grad is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("paper", [False, True])
+def test_a_gpu_has_the_same_maps(paper):
+    x, mask, model = thin()
+    options = {"target": 1, "feature_mask": mask, "paper": paper, "n_samples": 2}
+    expected = attribute(model, x, **options)
+    options["feature_mask"] = mask.cuda()
+    found = attribute(model.cuda(), x.cuda(), **options)
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
