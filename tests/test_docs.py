@@ -1,6 +1,8 @@
 """What the documents print is what happens: docstrings, README and tutorials."""
 
+import ast
 import doctest
+import functools
 import importlib
 import os
 import pkgutil
@@ -13,6 +15,7 @@ import captum_margin
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+TROUBLESHOOTING = ROOT / "tutorials" / "troubleshooting.md"
 COMMANDS = ("pip install . && captum-margin demo", 'pip install ".[test]" && pytest')
 NOTEBOOK_SECONDS = 110
 
@@ -65,6 +68,59 @@ def test_ci_runs_the_readmes_commands():
         assert install in steps
         assert any(step.startswith(then) for step in steps)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@functools.cache
+def said_by_the_package():
+    """The strings of the source but for docstrings, "…" for what is filled in."""
+    said = []
+    for path in (ROOT / "captum_margin").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = list(ast.walk(tree))
+        documents = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                parts = (getattr(part, "value", "") for part in node.values)
+                said.append("".join(p if isinstance(p, str) else "…" for p in parts))
+            elif isinstance(node, ast.Constant) and id(node) not in documents:
+                said.append(str(node.value))
+    return said
+
+
+def troubles():
+    text = TROUBLESHOOTING.read_text(encoding="utf-8")
+    return re.findall(r"^- `([^`]+)`$", text, re.M)
+
+
+def test_troubleshooting_has_a_message_and_advice_each():
+    text = TROUBLESHOOTING.read_text(encoding="utf-8")
+    entries = re.findall(r"^- `[^`]+`\n  \S", text, re.M)
+    assert len(entries) == len(re.findall(r"^- ", text, re.M)) >= 25
+    assert len(set(troubles())) == len(entries)
+
+
+@pytest.mark.parametrize("message", troubles())
+def test_troubleshooting_quotes_messages_of_the_package(message):
+    # Whatever is quoted as "…" may be filled in, or stand in the source as it is.
+    pattern = re.compile(".*".join(map(re.escape, message.split("…"))))
+    assert any(pattern.search(said) for said in said_by_the_package()), (
+        "no such message in the source any more: mend tutorials/troubleshooting.md"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", [README, *(ROOT / "tutorials").glob("*.md")], ids=lambda path: path.name
+)
+def test_links_within_the_documents(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads}
+            assert anchor in slugs, link
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ from tests.benchmarks.adversarial_images import (
     predicted,
     prepare,
 )
+from tests.benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "adversarial.json"
 REFERENCES = 10_000
@@ -219,6 +220,7 @@ def main() -> None:
             "foolbox": foolbox.__version__,
             "captum_margin": captum_margin.__version__,
         },
+        "machine": machine(),
         "settings": {
             "images": len(data.images),
             "repetitions": args.repetitions,

@@ -14,8 +14,9 @@ what is reported are the first of numbers 2, 7, 12, .... Average drop and increa
 those of Grad-CAM++: the map, scaled to [0, 1], multiplies the normalised image, so that
 what is left out takes the mean colour of ImageNet. They reward large masks: the mean of
 the mask is beside them. CoalitionPerturbation minimises nearly that; insertion,
-deletion and the 20% kept are other questions. ``paper`` is the published setting, 500
-steps of 16 noises, without its 500 steps of clustering.
+deletion and the 20% kept are other questions. ``paper`` is the published setting, up
+to 500 steps of 16 noises (an image stops when its loss does), and coalitions at full
+resolution, whose passes are not counted.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from .bench_saliency import (
     superpixels,
     versions,
 )
+from .machine import machine
 from .saliency_methods import PEERS, CountedSqueezeNet, Photograph, margin_saliency
 
 OURS: dict[str, dict[str, Any]] = {
@@ -206,7 +208,7 @@ def report(cache: Path, out: Path) -> None:
         cells += [show(row["ours_minus_it"][key]) for key in (MAIN, "drop_soft")]
         print(f"| {name} | " + " | ".join([*cells, str(row["photographs"])]) + " |")
     settings = {
-        "command": "python -m tests.benchmarks.bench_coalition",
+        "command": "python -m tests.benchmarks.bench_coalition --cache DIR",
         "seed": 0,
         "photographs": sorted(ours),
         "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
@@ -216,7 +218,7 @@ def report(cache: Path, out: Path) -> None:
         "seconds": "wall clock on a shared machine under changing load: not comparable",
         "options": {name: str(options) for name, options in OURS.items()},
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "machine": machine(),
     }
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1) + "\n")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .bench_saliency import versions
+from .machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 5
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "coalition_cost.json")
     arguments = parser.parse_args()
     device = arguments.device
+    torch.set_num_threads(1)  # as in the processes that measure
     context = multiprocessing.get_context("spawn")
     rows = {}
     for name in arguments.models:
@@ -147,7 +149,9 @@ def main() -> None:
         "command": "OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_coalition_cost"
         + ("" if device == "cpu" else f" --device {device}"),
         "device": device,
+        "seed": 0,
         "versions": versions(),
+        "machine": machine(device),
     }
     arguments.out.write_text(
         json.dumps({"settings": settings, "lines": rows}, indent=1) + "\n"

@@ -40,6 +40,7 @@ from torch.nn.functional import cross_entropy
 import captum_margin
 from captum_margin.influence import DecisionBoundary
 from tests.benchmarks.label_noise_data import load
+from tests.benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "decision_boundary.json"
 TRAINED_ON = (20, 100, 2000)
@@ -251,6 +252,7 @@ def main() -> None:
             "scikit-learn": sklearn.__version__,
             "captum_margin": captum_margin.__version__,
         },
+        "machine": machine(),
         "settings": {
             "repetitions": args.repetitions,
             "seeds": "0, 1, ...",

@@ -32,6 +32,7 @@ from torch_geometric.nn import SimpleConv
 
 import captum_margin
 from captum_margin.signal import HighPass, to_csr
+from tests.benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "high_pass.json"
 SCIPY, SIMPLE = "scipy CSR @ x", "SimpleConv, edge_index by target"
@@ -105,10 +106,8 @@ def main() -> None:
         "nodes": n,
         "edges": by_target.size(1),
         "seed": args.seed,
-        "threads": args.threads,
         "repeats": args.repeats,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "machine": platform.machine(),
+        "machine": machine(args.device),
         "versions": {
             "python": platform.python_version(),
             "captum_margin": captum_margin.__version__,

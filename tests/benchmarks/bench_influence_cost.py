@@ -39,6 +39,7 @@ from captum_margin.influence import (
     LabelNoise,
     Prototypes,
 )
+from tests.benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "influence_cost.json"
 BARS = {"usps": (10, None), "mnist": (180, 2.0)}  # seconds, GB
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(*args.one)))
+        print(json.dumps({**one(*args.one), "machine": machine()}))
         return
     table: dict[str, dict[str, Any]] = {}
     if args.out.exists() and not args.again:
@@ -232,7 +233,7 @@ def write(table: dict[str, dict[str, Any]], path: Path) -> None:
             "torch": torch.__version__,
             "captum_margin": captum_margin.__version__,
         },
-        "settings": {"threads": 1, "bars_cpu_seconds_gb": BARS, "machine": "shared"},
+        "settings": {"seed": 0, "bars_cpu_seconds_gb": BARS, "load": "shared"},
         "table": table,
     }
     path.parent.mkdir(exist_ok=True)

@@ -42,6 +42,7 @@ from captum_margin.signal import Graph
 
 from .label_noise_data import NOISE, SAMPLES, Data, flipped, load
 from .label_noise_peers import Peers
+from .machine import machine
 
 RESULT = Path(__file__).parent / "results" / "label_noise.json"
 SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]
@@ -238,6 +239,7 @@ def main() -> None:
             "captum_margin": captum_margin.__version__,
             **{package: version(package) for package in packages},
         },
+        "machine": machine(),
         "settings": {
             "seeds": "0, 1, .. for each repetition",
             "choice_repetitions": args.choice_repetitions,

@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 import captum_margin
 from captum_margin.signal import knn_graph, select_criticisms, select_prototypes
 from tests.benchmarks import prototype_peers as peers
+from tests.benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "prototypes.json"
 SIZES = [10, 50, 110, 200, 410, 500, 960, 2500]
@@ -242,12 +243,12 @@ def main() -> None:
             **{name: importlib.metadata.version(name) for name in packages},
             "captum_margin": captum_margin.__version__,
         },
+        "machine": machine(),
         "settings": {
             "data": "USPS, 7291 training and 2007 test images",
             "seeds": args.seeds,
             "gamma": GAMMA,
             "prototypes_given_to_mmd_criticisms": PROTOTYPES,
-            "threads": 1,
             "clock": "CPU time of the process",
         },
         "seconds": round(time.time() - start),

@@ -6,8 +6,7 @@ neither the net nor the explainer saw. Each repetition has a seed of its own.
 
 V is the references that our bank explains, ten of each class. Peers that explain one
 image are reused in two ways, from the image in V of the class that is nearest:
-
-- ``weights``: its channel weights on the unseen image's feature map; ``map``: its map.
+``weights``: its channel weights on the unseen image's feature map; ``map``: its map.
 
 All methods, and the seconds, are of the net above one layer of a frozen trunk. What is
 in ``--cache`` is not made again; ``--redo representative`` does ours again.
@@ -38,6 +37,7 @@ from captum_margin.attr import InterpretationBank, RepresentativeInterpretation
 from captum_margin.metrics import average_drop
 
 from .bench_saliency import versions
+from .machine import machine
 from .representative_models import TASKS, LayeredNet, Task, feature_maps, load_task
 
 OUT = Path(__file__).parent / "results" / "representative.json"
@@ -355,8 +355,8 @@ def report(options: argparse.Namespace) -> None:
         "cpu_seconds_an_image": f"above the layer, {CHUNK} images a batch",
         "ACE": ACE,
         "choice": CHOICE,
-        "threads": torch.get_num_threads(),
         "versions": versions(),
+        "machine": machine(),
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps({"settings": settings, "tasks": tasks}, indent=1))

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from captum_margin.attr import RepresentativeInterpretation
 
 from .bench_saliency import versions
+from .machine import machine
 from .representative_models import Task, load_task, mnist_net
 
 RESULTS = Path(__file__).parent / "results"
@@ -256,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=15, help="of each heat map")
+    parser.add_argument("--again", action="store_true", help="measure every row anew")
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "representative_cost.json"
     )
@@ -267,7 +269,6 @@ def main() -> None:
     settings = {
         "command": f"python -m tests.benchmarks.bench_representative_cost {words}",
         "seed": SEED,
-        "threads": torch.get_num_threads(),
         "seconds": "CPU time of the process, median of alternating runs",
         "repeats": options.repeats,
         "trunks": "cats_dogs: SqueezeNet, bfloat16; the others float32",
@@ -275,12 +276,12 @@ def main() -> None:
     }
     options.out.parent.mkdir(exist_ok=True)
     rows: dict[str, Any] = {}
-    if options.out.exists():  # what is there is not made again
+    if options.out.exists() and not options.again:
         rows = json.loads(options.out.read_text())["rows"]
 
     def keep(name: str, make: Callable[[], dict[str, Any]]) -> None:
         if name not in rows:
-            rows[name] = make()
+            rows[name] = {**make(), "machine": machine()}  # rows may be of several
             contents = {"settings": settings, "rows": rows}
             options.out.write_text(json.dumps(contents, indent=1))
         print(f"{name}: {json.dumps(rows[name])}", flush=True)

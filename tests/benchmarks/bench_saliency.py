@@ -30,8 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import captum_margin
 from captum_margin.metrics import average_drop, insertion_deletion
 
+from .machine import machine
 from .saliency_methods import (
     CHUNK,
     PEERS,
@@ -174,7 +176,7 @@ def report(cache: Path, out: Path) -> None:
     print_table(rows)
     out.parent.mkdir(exist_ok=True)
     settings = {
-        "command": "python -m tests.benchmarks.bench_saliency",
+        "command": "python -m tests.benchmarks.bench_saliency --cache DIR",
         "seed": 0,
         "photographs": sorted(ours),
         "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
@@ -188,7 +190,7 @@ def report(cache: Path, out: Path) -> None:
             "soft": "map scaled to [0, 1] times the image, ImageNet mean elsewhere",
         },
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "machine": machine(),
     }
     out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1))
 
@@ -231,7 +233,8 @@ def versions() -> dict[str, str]:
 
     names = ("captum", "torch", "torchvision", "grad-cam", "scikit-image", "numpy")
     found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
+    own = {"captum_margin": captum_margin.__version__}
+    return {"python": platform.python_version(), **found, **own}
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .bench_saliency import superpixels, versions
+from .machine import machine
 from .saliency_methods import (
     CHUNK,
     PEERS,
@@ -131,10 +132,10 @@ def main() -> None:
     settings = {
         "command": "python -m tests.benchmarks.bench_saliency_cost",
         "device": arguments.device,
-        "threads": torch.get_num_threads(),
         "images_a_forward_pass": CHUNK,
         "seed": 0,
         "versions": versions(),
+        "machine": machine(arguments.device),
     }
     arguments.out.write_text(
         json.dumps({"settings": settings, "methods": rows}, indent=1)

@@ -1,0 +1,54 @@
+"""What a benchmark ran on, for its record: processor, threads, memory, system, GPU.
+
+Results recorded before this file was there say nothing of the machine, or less; they
+are left as they are, see ``tests/test_tables.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The machine as JSON; what the system does not tell is left out.
+
+    Args:
+        device (str, optional): Where the models ran; of a GPU the name is recorded.
+
+    Call it in the process that measures, after its threads have been set.
+    """
+    import torch
+
+    found: dict[str, Any] = {
+        "cpu": _processor(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory(),
+        "os": f"{platform.system()} {platform.release()}",
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return {key: value for key, value in found.items() if value}
+
+
+def _processor() -> str:
+    """The model's name; Linux keeps it in a file, others in ``platform``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def _memory() -> float | None:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return round(size / 2**30, 1)
