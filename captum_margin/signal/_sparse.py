@@ -50,6 +50,8 @@ def csr_from_edge_index(
     else:
         if isinstance(edge_index, EdgeIndex):
             edge_index = edge_index.as_tensor()
+        # Torch's sparse code takes its indices to be contiguous, which pairs.T is not.
+        edge_index = edge_index.contiguous()
         target = edge_index[1]
         ordered = bool((target[1:] >= target[:-1]).all())
         if not ordered and not sort:
@@ -67,7 +69,7 @@ def csr_from_edge_index(
         return torch.sparse_csr_tensor(
             pointer,
             source,
-            edge_weight.detach(),
+            edge_weight.detach().contiguous(),
             size=(num_nodes, num_nodes),
             check_invariants=False,  # the caller has checked the edges
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, SparseTensor
@@ -72,7 +73,25 @@ class HighPass(MessagePassing):
             rank first. ``"zero"``: 0, no neighbourhood and no change against it.
             Default: ``"keep"``.
         **kwargs (optional): Arguments of
-            :class:`~torch_geometric.nn.conv.MessagePassing`.
+            :class:`~torch_geometric.nn.conv.MessagePassing`, except another ``aggr``.
+
+    .. note::
+        In a mini-batch the rows of the seed nodes are those of the whole graph if the
+        batch holds all nodes within p hops of them and all edges into those within
+        p - 1: ``NeighborLoader(data, [-1] * p)``, or p hops of
+        :func:`~torch_geometric.utils.k_hop_subgraph`. ``"symmetric"`` needs p + 1, for
+        the degrees of the outermost nodes. The other rows of a batch are not to be
+        used. Sampled neighbours give estimates. Those of ``"random_walk"`` with p = 1
+        and no weights are unbiased; their squares, the influence, are too large by the
+        variance of the sample's mean. The other shifts take the degrees of the sample
+        for those of the graph, and are biased.
+
+    .. note::
+        For :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.jit.trace`
+        and :mod:`torch.func` the layer is message passing and does not look at values:
+        it takes edge indices only, and checks neither signal nor graph.
+        ``support_normalized`` breaks the compiled graph in two, and
+        :func:`torch.jit.script` is not supported.
 
     Shapes:
         - **input:**
@@ -87,8 +106,8 @@ class HighPass(MessagePassing):
     Cost: O(p · E · C) time. Without a gradient it is a sparse CSR product: O(E + N · C)
     memory, and about the time of the product itself if ``edge_index`` is sorted by
     target (as this package's graphs are), is a sorted ``EdgeIndex`` or a CSR matrix;
-    otherwise it is sorted first where that pays. With a gradient, under
-    ``torch.compile``, or for explainers it is message passing: O(E · C) memory.
+    otherwise it is sorted first where that pays. With a gradient, for explainers and
+    for hooks on messages it is message passing: O(E · C) memory.
     ``support_normalized`` with p > 1 needs the pattern of :math:`A^p`.
 
     >>> path = torch.tensor([[1, 0, 2, 1], [0, 1, 1, 2]])
@@ -117,7 +136,11 @@ class HighPass(MessagePassing):
                 "expected another shift than 'laplacian' with support_normalized=True; "
                 "the papers define it for normalised adjacencies"
             )
-        kwargs.setdefault("aggr", "add")
+        if kwargs.setdefault("aggr", "add") not in ("add", "sum"):
+            raise ValueError(
+                f"expected aggr 'add' (got {kwargs['aggr']!r}); the shift says how the "
+                "sum over neighbours is normalised"
+            )
         super().__init__(**kwargs)
         self.shift = shift
         self.hops = hops
@@ -130,7 +153,7 @@ class HighPass(MessagePassing):
         """Returns x minus its p-hop neighbourhood part; shapes as in the class.
 
         Raises:
-            TypeError: If ``x`` is not one floating tensor.
+            TypeError: If ``x`` is not one floating tensor (two-part graphs have two).
             ValueError: If ``x`` is not (N,) or (N, C) or not finite, or the graph does
                 not fit it (see :func:`~captum_margin.signal.check_graph`).
         """
@@ -183,13 +206,15 @@ class HighPass(MessagePassing):
 
     def message_and_aggregate(self, adj_t: Adj, x: Tensor) -> Tensor:
         """The sum of all messages as a sparse product."""
-        # A matrix-vector product takes 3/4 of the time of one column; on a CPU it
-        # exists with MKL only.
-        if x.size(-1) == 1 and (x.is_cuda or torch.backends.mkl.is_available()):
-            x = x.squeeze(-1)
-            return torch.mv(adj_t, x).unsqueeze(-1)
-        out: Tensor = spmm(adj_t, x, reduce="sum")
-        return out
+        # Autocast would count in half precision, for which a CPU has no such product.
+        with torch.autocast(x.device.type, enabled=False):
+            # A matrix-vector product takes 3/4 of the time of one column; on a CPU it
+            # exists with MKL only.
+            if x.size(-1) == 1 and (x.is_cuda or torch.backends.mkl.is_available()):
+                x = x.squeeze(-1)
+                return torch.mv(adj_t, x).unsqueeze(-1)
+            out: Tensor = spmm(adj_t, x, reduce="sum")
+            return out
 
     def _layout(
         self, signal: Tensor, edge_index: Adj, edge_weight: OptTensor
@@ -216,7 +241,7 @@ class HighPass(MessagePassing):
             csr = csr_from_sparse(edge_index, num_nodes, signal.dtype)
             equal = check_weights(csr.values(), signed=signed)
             return (*coo_from_csr(csr), equal) if messages else (csr, None, equal)
-        if not torch.compiler.is_compiling():
+        if not _values_hidden():
             check_graph(edge_index, edge_weight, num_nodes, signed=signed)
         if not messages:
             few = signal.size(1) * self.hops < _PRODUCTS_WORTH_A_SORT
@@ -232,12 +257,22 @@ class HighPass(MessagePassing):
 
     def _needs_messages(self, signal: Tensor, edge_weight: OptTensor) -> bool:
         """Whether someone wants to see, or differentiate, single messages."""
-        weights = () if edge_weight is None else (edge_weight,)
-        differentiated = any(tensor.requires_grad for tensor in (signal, *weights))
+        if _values_hidden():
+            return True
+        inputs = (signal,) if edge_weight is None else (signal, edge_weight)
+        hooks = (
+            self._propagate_forward_pre_hooks,
+            self._propagate_forward_hooks,
+            self._message_forward_pre_hooks,
+            self._message_forward_hooks,
+            self._aggregate_forward_pre_hooks,
+            self._aggregate_forward_hooks,
+        )
         return (
-            (torch.is_grad_enabled() and differentiated)
+            (torch.is_grad_enabled() and any(part.requires_grad for part in inputs))
+            or any(forward_ad.unpack_dual(part).tangent is not None for part in inputs)
             or bool(self.explain)
-            or torch.compiler.is_compiling()
+            or any(hooks)
             or self.flow != "source_to_target"
             or signal.device.type not in ("cpu", "cuda")  # no CSR products elsewhere
         )
@@ -273,16 +308,29 @@ class HighPass(MessagePassing):
         )
 
 
+def _values_hidden() -> bool:
+    """Whether a program is recorded, so that no decision may hang on a value."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.maybe_current_level() is not None
+    )
+
+
 def _check_signal(x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"expected one floating signal x (got {kind}); call .float()")
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"expected one tensor x (got {type(x).__name__}); a filter is for one kind "
+            "of nodes and the edges among them"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"expected a floating signal x (got {x.dtype}); call .float()")
     if x.dim() not in (1, 2):
         raise ValueError(
             f"expected x of shape (N,) or (N, C) (got {tuple(x.shape)}); "
             "flatten the channels"
         )
-    if torch.compiler.is_compiling() or x.numel() == 0:
+    if _values_hidden() or x.numel() == 0:
         return
     if not bool(torch.stack(x.detach().aminmax()).isfinite().all()):
         raise ValueError("expected a finite signal x (got NaN or infinity)")

@@ -64,6 +64,11 @@ def sample_signal(
     return x.to(dtype), edge_index, edge_weight.to(dtype)
 
 
+def strided(tensor: Tensor) -> Tensor:
+    """The same numbers, as those of a list of pairs transposed: not contiguous."""
+    return torch.stack([tensor, torch.full_like(tensor, 7)], dim=-1)[..., 0]
+
+
 def layouts(
     edge_index: Tensor, edge_weight: Tensor, n: int
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -79,6 +84,8 @@ def layouts(
         "edge_index, shuffled": (edge_index, edge_weight),
         "edge_index, by target": (by_target, weight),
         "edge_index, int32": (by_target.int(), weight),
+        "pairs.T": (strided(by_target), strided(weight)),
+        "pairs.T, int32": (strided(by_target.int()), weight),
         "coo": (adj, None),
         "csr": (adj.to_sparse_csr(), None),
         "csc": (adj.to_sparse_csc(), None),

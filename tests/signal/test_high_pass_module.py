@@ -140,7 +140,7 @@ def test_bad_signals_and_graphs():
     adj = torch.sparse_coo_tensor(edges, torch.ones(2), (2, 2)).to_sparse_csr()
     with pytest.raises(TypeError, match=r"got torch.int64\); call .float"):
         HighPass()(torch.tensor([1, 2]), edges)
-    with pytest.raises(TypeError, match="got tuple"):
+    with pytest.raises(TypeError, match=r"one tensor x \(got tuple"):
         HighPass()((torch.ones(2), torch.ones(2)), edges)
     with pytest.raises(ValueError, match=r"\(N,\) or \(N, C\) \(got \(1, 2, 3\)\)"):
         HighPass()(torch.ones(1, 2, 3), edges)
