@@ -7,6 +7,8 @@ where the function changes against its neighbourhood are the answer.
 - :mod:`captum_margin.influence`: samples of a data set that stand out;
 - :mod:`captum_margin.metrics`: how faithful a map is to the model;
 - :mod:`captum_margin.viz`: maps, overlays and curves side by side;
+- :func:`captum_margin.explain`: any attribution method's maps as one
+  :class:`captum_margin.Explanation`: save, load, plot, evaluate;
 - :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
 """
 
@@ -18,7 +20,18 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
     warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
     from captum_margin import attr, influence, metrics, signal, viz
+    from captum_margin._explain import explain
+    from captum_margin.explanation import Explanation
 
-__all__ = ["__version__", "attr", "influence", "metrics", "signal", "viz"]
+__all__ = [
+    "Explanation",
+    "__version__",
+    "attr",
+    "explain",
+    "influence",
+    "metrics",
+    "signal",
+    "viz",
+]
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from PIL import Image
 from torchvision import models
 
 import captum_margin
+from captum_margin import Explanation
 from captum_margin.cli import _classifier, _methods, demo, explain, main
-from captum_margin.cli._explanation import Explanation
+from captum_margin.cli._explained import Explained
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +59,7 @@ def stand_in(monkeypatch):
 
         def method(image, target):
             calls.append((target, *settings.values()))
-            return Explanation(image.abs(), 17, settings)
+            return Explained(Explanation(image.abs(), 0, "M", settings, n_forward=17))
 
         return method
 
@@ -114,7 +116,8 @@ def test_picture_record_and_top_classes(
     names = models.SqueezeNet1_0_Weights.IMAGENET1K_V1.meta["categories"]
 
     record = json.loads((tmp_path / "out" / "photo.json").read_text())
-    assert record.pop("seconds") >= 0
+    assert record.pop("seconds") >= 0 and record.pop("request")["seed"] == 3
+    assert record.pop("image_sha256") == sha256(photograph.read_bytes()).hexdigest()
     versions = record.pop("versions")
     assert versions["captum_margin"] == captum_margin.__version__
     assert versions["captum"] and versions["torch"] and versions["python"]
@@ -199,15 +202,14 @@ def test_a_bad_image_does_not_stop_the_others(run, photograph, stand_in, tmp_pat
     cut = tmp_path / "cut.png"
     cut.write_bytes((tmp_path / "whole.png").read_bytes()[:4000])
     status, output, error = run(
-        tmp_path / "none.jpg", text, photograph, cut, tmp_path, tmp_path / "whole.png"
+        tmp_path / "none.jpg", text, photograph, cut, tmp_path / "whole.png"
     )
     assert status == 1
     lines = error.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 3
     assert lines[0].endswith(f"no such image: {tmp_path / 'none.jpg'}")
     assert lines[1].endswith(f"cannot read {text}: not an image")
     assert f"cannot read {cut}: " in lines[2]
-    assert lines[3].endswith(f"expected an image (got a folder): {tmp_path}")
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["photo.json", "photo.png", "whole.json", "whole.png"]
     assert "photo.json" in output and "whole.json" in output
@@ -220,7 +222,7 @@ def test_an_error_of_the_method_is_one_line_and_others_go_on(
         if not calls:
             calls.append(1)
             raise RuntimeError("out of\nmemory")
-        return Explanation(image, 1, {})
+        return Explained(Explanation(image, target, "M"))
 
     calls = []
     replace_margin(monkeypatch, lambda args, classifier: method)
@@ -245,8 +247,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(
 
 
 def test_unknown_models_classes_and_devices(run, photograph, stand_in):
-    status, _, error = run(photograph, "--model", "squeezenet")
-    assert status == 1
+    error = run(photograph, "--model", "squeezenet")[2]
     assert_one_error_line(error, "'squeezenet'", "did you mean squeezenet1_")
     assert_one_error_line(run(photograph, "--model", "zzz")[2], "torchvision has alex")
     for target, part in [

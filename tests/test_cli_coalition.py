@@ -106,16 +106,16 @@ def test_it_is_the_method_as_python_runs_it(count, weights, small_load):
     arguments = Namespace(n_coalitions=count, seed=2)
     method = METHODS["coalition"].prepare(arguments, classifier)
     image = classifier.preprocess(photograph_of(1))[None]
-    explanation = method(image, 7)
+    explained = method(image, 7)
     options = {} if count is None else {"n_coalitions": count}
     expected, details = CoalitionPerturbation(classifier.model).attribute(
         image, target=7, seed=2, return_details=True, **options
     )
-    torch.testing.assert_close(explanation.attribution, expected)
-    kept = explanation.record["coalitions"]["mean_of_map"]
+    torch.testing.assert_close(explained.explanation.attributions, expected)
+    kept = explained.record["coalitions"]["mean_of_map"]
     assert kept == pytest.approx(float(expected.mean()), abs=1e-5)
     # The borders drawn are those of the coalitions, and no others.
-    (draw,) = explanation.pictures.values()
+    (draw,) = explained.pictures.values()
     plain, bordered = (np.asarray(axis.images[0].get_array()) for axis in draw().axes)
     assert np.abs(plain - shown(classifier, image)).max() < 1e-5
     changed = (plain != bordered).any(axis=2)

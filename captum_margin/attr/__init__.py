@@ -9,6 +9,7 @@ from captum_margin.attr.feature_coalitions import feature_coalitions
 from captum_margin.attr.interpretation import (
     Boundaries,
     Interpretation,
+    RepresentativeDetails,
     SimilarReferences,
 )
 from captum_margin.attr.interpretation_bank import (
@@ -18,6 +19,7 @@ from captum_margin.attr.interpretation_bank import (
     Group,
     InterpretationBank,
 )
+from captum_margin.attr.layers import ConvLayer, last_conv_layer, tokens_to_maps
 from captum_margin.attr.margin_saliency import MarginDetails, MarginSaliency
 from captum_margin.attr.representative_interpretation import (
     RepresentativeInterpretation,
@@ -30,13 +32,17 @@ __all__ = [
     "Boundaries",
     "CoalitionDetails",
     "CoalitionPerturbation",
+    "ConvLayer",
     "Group",
     "Interpretation",
     "InterpretationBank",
     "MarginDetails",
     "MarginSaliency",
+    "RepresentativeDetails",
     "RepresentativeInterpretation",
     "SimilarReferences",
     "feature_coalitions",
+    "last_conv_layer",
     "slic_segments",
+    "tokens_to_maps",
 ]

@@ -22,7 +22,9 @@ from tqdm.auto import tqdm
 from captum_margin.attr._captum import are_probabilities, select_rows
 from captum_margin.attr._layer_view import LayerView, class_scores, margins
 from captum_margin.attr._polytope import SignTable
+from captum_margin.attr._precision import full_precision
 from captum_margin.attr._references import References, to_device
+from captum_margin.attr.layers import is_map
 
 __all__ = ["BoundaryTable", "fit_boundaries", "hyperplanes"]
 
@@ -64,6 +66,7 @@ class BoundaryTable:
         """The same, one bit a reference and boundary."""
         return SignTable((self.projections >= 0).numpy(), self.classes.numpy())
 
+    @full_precision()
     def project(self, values: Tensor) -> Tensor:
         """<W, psi> + b of feature maps (B, *layer_shape), (B, Q).
 
@@ -87,6 +90,12 @@ class BoundaryTable:
             more = [view.channel_weights(weight, self.activity) for weight in own]
             return torch.cat([self.alpha, *more])
         return torch.cat([view.channel_weights(w) for w in (self.weight, *own)])
+
+    def covered(self, orientation: Tensor) -> Tensor:
+        """The references on the given sides, 1 or -1, of boundaries, (Q,); 0 is any."""
+        chosen = orientation.nonzero()[:, 0]
+        sides = self.projections[:, chosen] >= 0
+        return (sides == (orientation[chosen] > 0)).all(dim=1).nonzero()[:, 0]
 
     def nearest(self, projections: Tensor, predicted: int) -> int | None:
         """The reference of a class that is most similar to one point, (Q,)."""
@@ -187,6 +196,15 @@ def fit_boundaries(
         activity = activity + share * view.channels(values).to(activity).abs().mean(0)
         progress.update(stop - start)
         start = stop
+    _warn_of_tokens(tuple(view.channels(weight).shape), tuple(batch[0].shape))
+    if not bool(view.channels(weight).any()):
+        warnings.warn(
+            "no score changes with the maps of the layer, so that every map is zero: "
+            "what is above it reads something else, as the head of a ViT reads only "
+            "the class token of the last block; explain an earlier layer, such as the "
+            "one that goes into the last attention",
+            stacklevel=4,
+        )
     if probabilities:
         warnings.warn(
             "the model's outputs are probabilities: a softmax bends the boundaries, "
@@ -200,6 +218,19 @@ def fit_boundaries(
         projections=projections,
         classes=classes,
     )
+
+
+def _warn_of_tokens(layer: tuple[int, ...], images: tuple[int, ...]) -> None:
+    """Axis 1 is taken for the channels; in a transformer it is not."""
+    if len(images) != 4 or len(layer) not in (3, 4) or min(layer[2:]) == 1:
+        return
+    if not is_map(layer, images[2:]):
+        warnings.warn(
+            f"the layer's output {('B', *layer[1:])} looks like tokens (B, T, K), or "
+            "channels last (B, h, w, K), and is taken for (B, K, ...); pass "
+            "reshape_transform=tokens_to_maps",
+            stacklevel=5,
+        )
 
 
 def random_signs(shape: torch.Size) -> Tensor:

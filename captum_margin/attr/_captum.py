@@ -31,6 +31,8 @@ from captum._utils.typing import (
 )
 from torch import Tensor, nn
 
+from captum_margin.attr._precision import models_precision
+
 __all__ = [
     "BaselineType",
     "TargetType",
@@ -97,7 +99,10 @@ def target_outputs(
         TypeError: If the output is no tensor.
         ValueError: If the output holds NaN or infinity.
     """
-    output: Tensor = _run_forward(forward_func, inputs, None, additional_forward_args)
+    with models_precision():
+        output: Tensor = _run_forward(
+            forward_func, inputs, None, additional_forward_args
+        )
     check_output(output)
     return output
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin.attr._captum import target_outputs
+from captum_margin.attr.layers import is_map
 
 __all__ = ["full_resolution_features", "layer_features", "pyramid_features"]
 
@@ -30,8 +31,11 @@ def layer_features(
     layers: list[nn.Module],
     image: Tensor,
     args: object = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """The outputs (1, K, h, w) of some layers in one forward pass of one image.
+
+    What is no such map already is made one by ``reshape_transform``.
 
     Raises:
         ValueError: If a layer is not run, or its output is no feature map.
@@ -53,7 +57,9 @@ def layer_features(
             handle.remove()
     for key, layer in enumerate(layers):
         out = maps.get(key)
-        if not isinstance(out, Tensor) or out.dim() != 4:
+        if isinstance(out, Tensor) and reshape_transform is not None:
+            out = maps[key] = reshape_transform(out)
+        if not isinstance(out, Tensor) or not _is_feature_map(out, image):
             got = (
                 "nothing: it is not run"
                 if out is None
@@ -65,7 +71,9 @@ def layer_features(
             )
             raise ValueError(
                 f"expected feature maps (B, K, h, w) from the layer "
-                f"{type(layer).__name__} (got {got}); choose a convolutional layer"
+                f"{type(layer).__name__} (got {got}); choose a convolutional layer, or "
+                "pass reshape_transform=tokens_to_maps for layers of tokens or with "
+                "channels last"
             )
     return [maps[key].float() for key in range(len(layers))]
 
@@ -79,10 +87,11 @@ def pyramid_features(
         ValueError: If the network is no Module or has no feature maps.
     """
     last: dict[tuple[int, ...], Tensor] = {}
+    size = tuple(image.shape[2:])
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1:
-            if min(output.shape[2:]) > 1:
+        if isinstance(output, Tensor) and len(output) == 1:
+            if is_map(tuple(output.shape), size):
                 last[tuple(output.shape[2:])] = output
 
     handles = [m.register_forward_hook(keep) for m in _modules(forward_func)]
@@ -94,6 +103,14 @@ def pyramid_features(
     if not last:
         raise _no_trunk()
     return [maps.float() for maps in last.values()]
+
+
+def _is_feature_map(output: Tensor, image: Tensor) -> bool:
+    """Whether it is (B, K, h, w), and not (B, h, w, K); a single place will do."""
+    shape = tuple(output.shape)
+    if len(shape) == 4 and min(shape[2:]) == 1:
+        return True
+    return is_map(shape, tuple(image.shape[2:]))
 
 
 def full_resolution_features(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from captum_margin.attr._precision import full_precision
+
 __all__ = ["heat_maps"]
 
 
+@full_precision()
 def heat_maps(
     values: Tensor,
     alpha: Tensor,

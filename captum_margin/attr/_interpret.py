@@ -3,20 +3,134 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_margin.attr._boundaries import BoundaryTable, hyperplanes
-from captum_margin.attr._captum import format_inputs, select_rows
-from captum_margin.attr._layer_view import LayerView, margins
+from captum_margin.attr._captum import (
+    TargetType,
+    format_inputs,
+    select_rows,
+    take_rows,
+)
+from captum_margin.attr._heat_maps import heat_maps
+from captum_margin.attr._layer_view import (
+    LayerView,
+    class_scores,
+    margins,
+    target_classes,
+)
 from captum_margin.attr._references import References, to_device
-from captum_margin.attr.interpretation import Boundaries, Interpretation
+from captum_margin.attr.interpretation import (
+    Boundaries,
+    Interpretation,
+    RepresentativeDetails,
+)
 from captum_margin.attr.interpretation_bank import InterpretationBank
+from captum_margin.attr.layers import last_conv_layer
 
-__all__ = ["interpretation_of", "make_bank", "orientations", "warn_of_own_boundary"]
+__all__ = [
+    "attribute_rows",
+    "choose_layer",
+    "interpretation_of",
+    "make_bank",
+    "orientations",
+    "warn_of_own_boundary",
+]
+
+
+def choose_layer(
+    forward_func: Callable[..., Tensor],
+    references: References,
+    additional_forward_args: object,
+) -> nn.Module:
+    """The last layer with maps, as it is for the first reference; warns of the choice.
+
+    Raises:
+        ValueError: If there is none that could be meant.
+    """
+    parameters = getattr(forward_func, "parameters", lambda: iter(()))()
+    first = next(parameters, None)
+    device = torch.device("cpu") if first is None else first.device
+    rows = torch.tensor([0])
+    _, args = select_rows(None, additional_forward_args, rows, len(references))
+    inputs = to_device(references.take([0]), device)
+    name, layer, shape = last_conv_layer(forward_func, inputs, args)
+    warnings.warn(
+        f"no layer given: {name!r} is explained, the last with maps ({shape[1]} of "
+        f"{shape[2]} x {shape[3]}); pass layer=model.get_submodule({name!r}), or "
+        "another",
+        stacklevel=4,
+    )
+    return layer
+
+
+def attribute_rows(
+    view: LayerView,
+    table: BoundaryTable,
+    inputs: tuple[Tensor, ...],
+    target: TargetType,
+    additional_forward_args: object,
+    grad_kwargs: dict[str, Any] | None,
+    *,
+    relu_attributions: bool,
+    attr_dim_summation: bool,
+    paper: bool,
+) -> tuple[Tensor, RepresentativeDetails]:
+    """Heat maps of a batch, and whose they are; see ``attribute``."""
+    values, output = view.values_and_output(inputs, additional_forward_args)
+    predicted = class_scores(output).argmax(dim=1)
+    classes = target_classes(output, target)
+    orientation = orientations(
+        table, table.project(values).cpu(), predicted.tolist(), classes.tolist()
+    )
+    own_boundary = (orientation == 0).all(dim=1)
+    alone = own_boundary.nonzero()[:, 0]
+    covered = [table.covered(row) for row in orientation]
+    details = RepresentativeDetails(
+        predicted=predicted,
+        covered=tuple(covered),
+        purity=torch.stack(
+            [
+                (table.classes[within] == asked).float().mean()
+                for within, asked in zip(covered, classes.tolist(), strict=True)
+            ]
+        ),
+        boundaries=tuple(table.reference[row.nonzero()[:, 0]] for row in orientation),
+        own_boundary=own_boundary,
+        settings={
+            "layer": view.layer_name(),
+            "n_boundaries": len(table.bias),
+            "n_references": len(table.classes),
+            "attribute_to_layer_input": view.to_input,
+            "relu_attributions": relu_attributions,
+            "attr_dim_summation": attr_dim_summation,
+            "paper": paper,
+        },
+    )
+    weights: list[Tensor] = []
+    if len(alone):
+        warn_of_own_boundary(len(alone))
+        rows, args = take_rows(inputs, additional_forward_args, alone)
+        own = classes[alone.to(classes.device)]
+        gradients, _, _ = view.gradients(rows, args, own, grad_kwargs)
+        weights.append(gradients.to(table.weight.dtype))
+        columns = torch.zeros(len(values), len(alone), dtype=orientation.dtype)
+        columns[alone, torch.arange(len(alone))] = 1
+        orientation = torch.cat([orientation, columns], dim=1)
+    maps = heat_maps(
+        view.channels(values),
+        table.channel_weights(view, weights, paper).to(values.device),
+        orientation,
+        relu_attributions=relu_attributions,
+        attr_dim_summation=attr_dim_summation,
+        paper=paper,
+    )
+    return maps, details
 
 
 def orientations(
@@ -164,7 +278,7 @@ def warn_of_own_boundary(n_examples: int) -> None:
         "predicted otherwise: they are explained by their own boundary, which no other "
         "image shares; give references of several predicted classes, or more "
         "n_boundaries",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_margin.attr._arguments import number_regions
-from captum_margin.attr._explanation import Explanation, Stage
 from captum_margin.attr._masking import MaskedScorer
 from captum_margin.attr._single_regions import SingleRegions
+from captum_margin.attr._stages import ExampleMaps, Stage
 from captum_margin.signal import Graph, MarginResult, knn_graph_1d, margin
 from captum_margin.signal.protocol import Sided
 
@@ -38,7 +38,7 @@ def explain_by_regions(
     sided: Sided,
     dtype: torch.dtype,
     progress: tqdm[Any],
-) -> list[Explanation]:
+) -> list[ExampleMaps]:
     """Explains examples by their regions.
 
     Args:
@@ -68,7 +68,7 @@ def explain_by_regions(
             )
         )
         stage = Stage(domain, of_domain, result.influence)
-        explanations.append(Explanation(maps, (stage,)))
+        explanations.append(ExampleMaps(maps, (stage,)))
     return explanations
 
 

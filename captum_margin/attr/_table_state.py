@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_margin.attr._boundaries import BoundaryTable
 from captum_margin.attr._layer_view import LayerView
 
-__all__ = ["dump_table", "load_table"]
+__all__ = ["dump_table", "layer_of_state", "load_table"]
 
 VERSION = 1
 _TENSORS = ("weight", "activity", "bias", "reference", "projections", "classes")
@@ -27,6 +27,23 @@ def dump_table(table: BoundaryTable, view: LayerView) -> dict[str, Any]:
         **{name: getattr(table, name).detach().cpu() for name in _TENSORS},
         **{name: getattr(table, name) for name in _VALUES},
     }
+
+
+def layer_of_state(model: object, state: Mapping[str, Any]) -> nn.Module:
+    """The layer that a state names.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    name, modules = state.get("layer"), dict[Any, nn.Module]()
+    if isinstance(model, nn.Module):
+        modules.update(model.named_modules())
+    if name not in modules:
+        raise ValueError(
+            f"expected a model with the layer {name!r} of the state (got "
+            f"{type(model).__name__}); make the explainer with layer="
+        )
+    return modules[name]
 
 
 def load_table(state: Mapping[str, Any], view: LayerView) -> tuple[bool, BoundaryTable]:

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from captum_margin.attr._arguments import number_regions
 from captum_margin.attr._cross_energy import cross_energy
-from captum_margin.attr._explanation import Explanation, Stage
 from captum_margin.attr._focused_unions import FocusedUnions
 from captum_margin.attr._masking import MaskedScorer
 from captum_margin.attr._region_unions import RegionUnions
+from captum_margin.attr._stages import ExampleMaps, Stage
 from captum_margin.attr._tent_unions import TentUnions, coarse_shape, enlarge
 from captum_margin.signal import influence
 
@@ -40,7 +40,7 @@ def explain_by_soft_unions(
     seed: int,
     dtype: torch.dtype,
     progress: tqdm[Any],
-) -> list[Explanation]:
+) -> list[ExampleMaps]:
     """Explains images by soft unions, in three rounds or one.
 
     The first unions are random. Each later round varies the map that the rounds before
@@ -78,7 +78,7 @@ def explain_by_soft_unions(
                 share = weight * spreads[i] / variation.std()
                 evidence[i] = evidence[i] + share * (variation - variation.mean())
     return [
-        Explanation((enlarge(e.view(1, *coarse_shape(size)), size),), of_example)
+        ExampleMaps((enlarge(e.view(1, *coarse_shape(size)), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
 
@@ -105,7 +105,7 @@ def explain_by_region_unions(
     seed: int,
     dtype: torch.dtype,
     progress: tqdm[Any],
-) -> list[Explanation]:
+) -> list[ExampleMaps]:
     """Explains examples by unions of given regions.
 
     Args:
@@ -144,7 +144,7 @@ def explain_by_region_unions(
         evidence, stage = _evidence(domain, of_domain, dtype)
         found[example].append((domain.paint(evidence), stage))
     return [
-        Explanation(
+        ExampleMaps(
             tuple(
                 torch.stack(of_input).mean(dim=0)
                 for of_input in zip(*(maps for maps, _ in scales), strict=True)

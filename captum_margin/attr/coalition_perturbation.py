@@ -28,6 +28,7 @@ from captum_margin.attr._captum import (
     format_output,
 )
 from captum_margin.attr._mask_search import Search, search
+from captum_margin.attr._precision import full_precision
 from captum_margin.attr.feature_coalitions import feature_coalitions
 
 __all__ = ["CoalitionDetails", "CoalitionPerturbation"]
@@ -79,6 +80,11 @@ class CoalitionDetails:
     n_evaluations: Tensor
     settings: dict[str, Any]
 
+    def as_dict(self) -> dict[str, Any]:
+        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        names = ("coalitions", "losses", "n_steps", "n_evaluations")
+        return {name: getattr(self, name) for name in names}
+
 
 class CoalitionPerturbation(PerturbationAttribution):
     r"""Finds how much of an image can be taken away while its class stands.
@@ -115,6 +121,8 @@ class CoalitionPerturbation(PerturbationAttribution):
         self,
         forward_func: Callable[..., Tensor],
         layer: nn.Module | list[nn.Module] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Makes an explainer of a model.
 
@@ -125,9 +133,10 @@ class CoalitionPerturbation(PerturbationAttribution):
                 are made of. Default: None, those that
                 :func:`~captum_margin.attr.feature_coalitions` finds; this needs
                 ``forward_func`` to be a Module.
+            reshape_transform (Callable, optional): As there. Default: None.
         """
         PerturbationAttribution.__init__(self, forward_func)
-        self.layer = layer
+        self.layer, self.reshape_transform = layer, reshape_transform
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -137,6 +146,7 @@ class CoalitionPerturbation(PerturbationAttribution):
     @log_usage(part_of_slo=True)
     @torch.inference_mode(False)  # where gradients cannot be had at all
     @torch.no_grad()
+    @full_precision()
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -314,6 +324,7 @@ class CoalitionPerturbation(PerturbationAttribution):
                 n_coalitions=n_coalitions,
                 resolution="full" if paper else "pyramid",
                 seed=seed,
+                reshape_transform=self.reshape_transform,
             )
         (mask,) = expand_feature_mask(feature_mask, (images,))
         if mask.shape[1] > 1 and bool((mask != mask[:, :1]).any()):

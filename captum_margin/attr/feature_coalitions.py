@@ -16,6 +16,7 @@ from captum_margin.attr._feature_maps import (
     layer_features,
     pyramid_features,
 )
+from captum_margin.attr._precision import full_precision
 
 __all__ = ["continuity_loss", "feature_coalitions", "similarity_loss"]
 
@@ -30,6 +31,7 @@ _SIDE = 112
 
 @torch.inference_mode(False)  # where gradients cannot be had at all
 @torch.no_grad()
+@full_precision()
 def feature_coalitions(
     forward_func: Callable[..., Tensor],
     inputs: Tensor,
@@ -42,6 +44,7 @@ def feature_coalitions(
     continuity: float = 1.0,
     seed: int = 0,
     show_progress: bool = False,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     r"""Divides images into regions of like deep features.
 
@@ -85,6 +88,9 @@ def feature_coalitions(
             compact coalitions. Default: 1.0.
         seed (int, optional): Of the first map, the same for each image. Default: 0.
         show_progress (bool, optional): A bar over the images. Default: False.
+        reshape_transform (Callable, optional): From the outputs of ``layer`` to
+            (B, K, h, w), for layers of tokens, such as
+            :func:`~captum_margin.attr.tokens_to_maps`. Default: None.
 
     Returns:
         Tensor: Shape (B, H, W), int64, on the device of ``inputs``; the coalitions of
@@ -131,10 +137,11 @@ def feature_coalitions(
     rows = range(len(images))
     for row in tqdm(rows, desc="feature_coalitions", disable=not show_progress):
         index = torch.tensor([row])
-        image = images[index]  # a copy: layers may change it in place
+        # A copy: layers may change it in place. Another layout would round otherwise.
+        image = images[index].contiguous()
         _, args = select_rows(None, additional_forward_args, index, len(images))
         if layers is not None:
-            maps = layer_features(forward_func, layers, image, args)
+            maps = layer_features(forward_func, layers, image, args, reshape_transform)
         elif resolution == "full":
             maps = full_resolution_features(forward_func, image, args)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from captum_margin.attr._references import References
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Boundaries", "Interpretation", "SimilarReferences"]
+__all__ = [
+    "Boundaries",
+    "Interpretation",
+    "RepresentativeDetails",
+    "SimilarReferences",
+]
 
 
 class Boundaries(NamedTuple):
@@ -48,6 +53,36 @@ class SimilarReferences(NamedTuple):
 
     indices: Tensor
     distances: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RepresentativeDetails:
+    """Under whose interpretations the maps of a batch are.
+
+    Attributes:
+        predicted (Tensor): The class that each example is predicted as, int64 (B,).
+        covered (tuple[Tensor, ...]): For each example the indices of the references
+            within the polytope of its map, ascending, int64 (n,).
+        purity (Tensor): Share of these that are predicted as the target, (B,); NaN if
+            there are none.
+        boundaries (tuple[Tensor, ...]): For each example the boundaries of that
+            polytope, by the references they were taken at, int64 (P,).
+        own_boundary (Tensor): Whether an example had no polytope, so that its map is
+            under its own boundary and everything is covered, bool (B,).
+        settings (dict): Every option of the run, plain values.
+    """
+
+    predicted: Tensor
+    covered: tuple[Tensor, ...]
+    purity: Tensor
+    boundaries: tuple[Tensor, ...]
+    own_boundary: Tensor
+    settings: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        names = ("predicted", "covered", "purity", "boundaries", "own_boundary")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,10 +29,11 @@ from captum_margin.attr._captum import (
     format_inputs,
     format_output,
 )
-from captum_margin.attr._explanation import Explanation, Stage
 from captum_margin.attr._masking import MaskedScorer
+from captum_margin.attr._precision import full_precision
 from captum_margin.attr._region_form import explain_by_regions
 from captum_margin.attr._regions import element_partition, is_image, slic_segments
+from captum_margin.attr._stages import ExampleMaps, Stage
 from captum_margin.attr._union_form import (
     explain_by_region_unions,
     explain_by_soft_unions,
@@ -54,6 +55,9 @@ class MarginDetails:
         stages (tuple[tuple[Stage, ...], ...]): For each example the rounds of masked
             copies: their ``domain`` (what each node keeps: ``domain.masks(nodes)``),
             ``scores`` (N,) and ``influence`` (N,).
+        segments (tuple[tuple[Tensor, ...], ...], optional): For each example the
+            regions of its inputs, one tensor an input, int64 (S, *shape) or
+            broadcastable to that: S partitions. None for soft unions, which have none.
         n_forward (int): Forward passes of the example that took most, its own
             included.
         settings (dict): Every option of the run, plain values.
@@ -61,8 +65,13 @@ class MarginDetails:
 
     scores: Tensor
     stages: tuple[tuple[Stage, ...], ...]
+    segments: tuple[tuple[Tensor, ...], ...] | None
     n_forward: int
     settings: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        return {"scores": self.scores, "segments": self.segments}
 
 
 class MarginSaliency(PerturbationAttribution):
@@ -111,6 +120,7 @@ class MarginSaliency(PerturbationAttribution):
 
     @log_usage(part_of_slo=True)
     @torch.no_grad()
+    @full_precision()
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -263,6 +273,7 @@ class MarginSaliency(PerturbationAttribution):
         details = MarginDetails(
             scores=scores,
             stages=tuple(explanation.stages for explanation in explanations),
+            segments=None if partitions is None else tuple(partitions),
             n_forward=1 + max(map(_n_copies, explanations)),
             settings={
                 "domain": domain,
@@ -354,7 +365,7 @@ def _map_dtype(inputs: tuple[Tensor, ...]) -> torch.dtype:
 
 
 def _assemble(
-    explanations: list[Explanation], inputs: tuple[Tensor, ...], signed: bool
+    explanations: list[ExampleMaps], inputs: tuple[Tensor, ...], signed: bool
 ) -> tuple[Tensor, ...]:
     """The examples' maps as one tensor an input."""
     maps = []
@@ -370,11 +381,11 @@ def _assemble(
     return tuple(maps)
 
 
-def _n_copies(explanation: Explanation) -> int:
+def _n_copies(explanation: ExampleMaps) -> int:
     return sum(len(stage.scores) for stage in explanation.stages)
 
 
-def _warn_of_unmoved_scores(explanations: list[Explanation]) -> None:
+def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
     for example, explanation in enumerate(explanations):
         scores = torch.cat([stage.scores for stage in explanation.stages])
         zero = not any(bool(of_input.any()) for of_input in explanation.maps)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
@@ -18,18 +17,18 @@ from tqdm.auto import tqdm
 
 from captum_margin.attr._arguments import warn_of_training
 from captum_margin.attr._boundaries import BoundaryTable, fit_boundaries
-from captum_margin.attr._captum import TargetType, format_inputs, take_rows
-from captum_margin.attr._heat_maps import heat_maps
+from captum_margin.attr._captum import TargetType, format_inputs
 from captum_margin.attr._interpret import (
+    attribute_rows,
+    choose_layer,
     interpretation_of,
     make_bank,
-    orientations,
     warn_of_own_boundary,
 )
-from captum_margin.attr._layer_view import LayerView, class_scores, target_classes
+from captum_margin.attr._layer_view import LayerView, class_scores
 from captum_margin.attr._references import References, ReferenceSource
-from captum_margin.attr._table_state import dump_table, load_table
-from captum_margin.attr.interpretation import Interpretation
+from captum_margin.attr._table_state import dump_table, layer_of_state, load_table
+from captum_margin.attr.interpretation import Interpretation, RepresentativeDetails
 from captum_margin.attr.interpretation_bank import InterpretationBank
 
 __all__ = ["RepresentativeInterpretation"]
@@ -62,7 +61,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     def __init__(
         self,
         forward_func: Callable[..., Tensor],
-        layer: nn.Module,
+        layer: nn.Module | None = None,
         references: ReferenceSource | None = None,
         device_ids: list[int] | None = None,
         *,
@@ -73,16 +72,19 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Args:
             forward_func (Callable): The model, or any function of the inputs that runs
                 it, with class scores out: (B, C), or one score a row.
-            layer (Module): The layer whose output (B, K, h, w) or (B, K) is explained,
-                usually the last with an extent in space.
+            layer (Module, optional): The layer whose output (B, K, h, w) or (B, K) is
+                explained, usually the last with an extent in space. Default: None, what
+                :func:`~captum_margin.attr.last_conv_layer` finds, with a warning that
+                names it; this needs ``forward_func`` to be a Module.
             references (Tensor, tuple, Dataset or DataLoader, optional): Fitted with
                 :meth:`fit`'s defaults when they are first needed. Default: None
             device_ids (list[int], optional): As in Captum. Default: None
             reshape_transform (Callable, optional): A linear function from the layer's
-                output to (B, K, h, w), for layers of tokens, (B, tokens, K).
-                Default: None
+                output to (B, K, h, w), for layers of tokens, (B, tokens, K), such as
+                :func:`~captum_margin.attr.tokens_to_maps`. Default: None
         """
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        self.layer: Any = layer  # None until it is chosen
         GradientAttribution.__init__(self, forward_func)
         self.reshape_transform = reshape_transform
         self.references = references
@@ -141,6 +143,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
         source = References(references, batch_size)
         warn_of_training(self.forward_func)
+        self._choose_layer(source, additional_forward_args)
         options = {
             "additional_forward_args": additional_forward_args,
             "n_boundaries": n_boundaries,
@@ -167,7 +170,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         paper: bool = False,
-    ) -> Tensor:
+        return_details: bool = False,
+    ) -> Tensor | tuple[Tensor, RepresentativeDetails]:
         r"""Heat maps of the layer, each under the interpretation of its input.
 
         An input that is predicted as its target has the polytope around itself. For
@@ -189,10 +193,13 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             grad_kwargs (dict, optional): As there; used where an input falls back to
                 its own boundary. Default: None
             paper (bool, optional): The paper's weights, see there. Default: False
+            return_details (bool, optional): Also returns a
+                :class:`RepresentativeDetails`: whose maps they are. Default: False
 
         Returns:
             *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
-            sum, detached: in ``LayerGradCam``'s shape and order.
+            sum, detached: in ``LayerGradCam``'s shape and order; or a pair of these
+            and **details**.
 
         Raises:
             AssertionError: If the target does not fit the model's output, or the layer
@@ -219,31 +226,18 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         """
         inputs = format_inputs(inputs)
         view, table = self._fitted(attribute_to_layer_input)
-        values, output = view.values_and_output(inputs, additional_forward_args)
-        predicted = class_scores(output).argmax(dim=1)
-        classes = target_classes(output, target)
-        orientation = orientations(
-            table, table.project(values).cpu(), predicted.tolist(), classes.tolist()
-        )
-        alone = (orientation == 0).all(dim=1).nonzero()[:, 0]
-        weights: list[Tensor] = []
-        if len(alone):
-            warn_of_own_boundary(len(alone))
-            rows, args = take_rows(inputs, additional_forward_args, alone)
-            own = classes[alone.to(classes.device)]
-            gradients, _, _ = view.gradients(rows, args, own, grad_kwargs)
-            weights.append(gradients.to(table.weight.dtype))
-            columns = torch.zeros(len(values), len(alone), dtype=orientation.dtype)
-            columns[alone, torch.arange(len(alone))] = 1
-            orientation = torch.cat([orientation, columns], dim=1)
-        return heat_maps(
-            view.channels(values),
-            table.channel_weights(view, weights, paper).to(values.device),
-            orientation,
+        maps, details = attribute_rows(
+            view,
+            table,
+            inputs,
+            target,
+            additional_forward_args,
+            grad_kwargs,
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
             paper=paper,
         )
+        return (maps, details) if return_details else maps
 
     def interpret(
         self,
@@ -343,6 +337,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Raises:
             ValueError: If it is of another version or layer, or incomplete.
         """
+        if self.layer is None:
+            self.layer = layer_of_state(self.forward_func, state)
         to_input, table = load_table(state, self._view(False))
         self._tables = [(self.layer, to_input, table)]
         self.references = None
@@ -366,14 +362,19 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         given = self.references
         return None if given is None else References(given, self._batch_size)
 
+    def _choose_layer(self, source: References | None, args: object) -> None:
+        """Takes the last layer with maps where none was given."""
+        if self.layer is None and source is not None:
+            self.layer = choose_layer(self.forward_func, source, args)
+
     def _fitted(self, to_input: bool) -> tuple[LayerView, BoundaryTable]:
         """The model at the layer, and what was fitted for it, or is now."""
         warn_of_training(self.forward_func)
-        view = self._view(to_input)
+        source = self._references()
+        self._choose_layer(source, self._fit_options.get("additional_forward_args"))
         for layer, input_side, table in self._tables:
             if layer is self.layer and input_side == to_input:
-                return view, table
-        source = self._references()
+                return self._view(to_input), table
         if source is None:
             fitted = ", ".join(
                 f"the {'input' if side else 'output'} of {type(layer).__name__}"
@@ -385,7 +386,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             )
         table = self._fit_table(source, to_input, self._fit_options, False)
         self._tables.append((self.layer, to_input, table))
-        return view, table
+        return self._view(to_input), table
 
     def _fit_table(
         self,

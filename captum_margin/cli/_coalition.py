@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from captum_margin._explain import explain
 from captum_margin.cli._classifier import Classifier
-from captum_margin.cli._explanation import Explainer, Explanation
-from captum_margin.cli._passes import Passes
+from captum_margin.cli._explained import Explained, Explainer
+from captum_margin.cli._output import shows_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,20 +29,20 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
 
     explainer = CoalitionPerturbation(classifier.model)
 
-    def explain(image: Tensor, target: int) -> Explanation:
-        with Passes(classifier.model) as passes:
-            maps, details = explainer.attribute(
-                image,
-                target=target,
-                n_coalitions=args.n_coalitions or _DEFAULT_COALITIONS,
-                seed=args.seed,
-                show_progress=sys.stderr.isatty(),
-                return_details=True,
-            )
-        (coalitions,) = details.coalitions
+    def explain_one(image: Tensor, target: int) -> Explained:
+        found = explain(
+            explainer,
+            image,
+            target,
+            n_coalitions=args.n_coalitions or _DEFAULT_COALITIONS,
+            seed=args.seed,
+            show_progress=shows_progress(args),
+        )
+        assert isinstance(found.attributions, Tensor)
+        (coalitions,) = found.details["coalitions"]
         sizes = coalitions.flatten().bincount()
-        kept = float(maps.mean())
-        n_steps = int(details.n_steps)
+        kept = float(found.attributions.mean())
+        n_steps = int(found.details["n_steps"])
         # The mean of the map says what a low drop is worth: all is kept at 1.
         line = f"{len(sizes)} coalitions, {n_steps} steps, {kept:.0%} of the image kept"
         record = {
@@ -52,16 +52,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
             "mean_of_map": round(kept, 6),
         }
         draw = partial(_draw, image[0], coalitions, classifier)
-        return Explanation(
-            maps,
-            passes.n,
-            details.settings,
-            {"coalitions": record},
-            [line],
-            {COALITIONS: draw},
-        )
+        return Explained(found, {"coalitions": record}, [line], {COALITIONS: draw})
 
-    return explain
+    return explain_one
 
 
 def _draw(image: Tensor, coalitions: Tensor, classifier: Classifier) -> Figure:

@@ -73,6 +73,22 @@ class ReferenceFolder(Dataset[Tensor]):
         return self.preprocess(read_image(self.paths[index]))
 
 
+def images_in(folder: Path, *, but: Path | None = None) -> list[Path]:
+    """The images of a folder and those below, by name, but not of one folder."""
+    left_out = None if but is None else but.resolve()
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [
+            name for name in folders if Path(parent, name).resolve() != left_out
+        ]
+        found += [
+            Path(parent, name)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
 def find_references(
     folder: Path, preprocess: Callable[[Any], Tensor], show_progress: bool
 ) -> ReferenceFolder:
@@ -88,12 +104,7 @@ def find_references(
     if not folder.is_dir():
         what = "expected a folder (got a file)" if folder.exists() else "no folder"
         raise CommandError(f"{what}: --references {folder}")
-    found = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    found = images_in(folder)
     if not found:
         raise CommandError(
             f"no images in --references {folder} or below; looked for "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from torch import Tensor
 
+from captum_margin._explain import explain
 from captum_margin.cli import _coalition, _representative
 from captum_margin.cli._classifier import Classifier
-from captum_margin.cli._explanation import Explainer, Explanation, Method
+from captum_margin.cli._explained import Explained, Explainer, Method
+from captum_margin.cli._output import shows_progress
 
 _DEFAULT_EVALUATIONS = 800
 
@@ -19,18 +20,19 @@ def _margin(args: argparse.Namespace, classifier: Classifier) -> Explainer:
 
     saliency = MarginSaliency(classifier.model)
 
-    def explain(image: Tensor, target: int) -> Explanation:
-        attribution, details = saliency.attribute(
-            image,
-            target=target,
-            n_evaluations=args.n_evaluations or _DEFAULT_EVALUATIONS,
-            seed=args.seed,
-            show_progress=sys.stderr.isatty(),
-            return_details=True,
+    def explain_one(image: Tensor, target: int) -> Explained:
+        return Explained(
+            explain(
+                saliency,
+                image,
+                target,
+                n_evaluations=args.n_evaluations or _DEFAULT_EVALUATIONS,
+                seed=args.seed,
+                show_progress=shows_progress(args),
+            )
         )
-        return Explanation(attribution, details.n_forward, details.settings)
 
-    return explain
+    return explain_one
 
 
 METHODS = {

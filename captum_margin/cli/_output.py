@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,11 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more (got {text})")
     return int(text)
+
+
+def shows_progress(args: argparse.Namespace) -> bool:
+    """Whether each image has a bar of its own: where someone sees it, and one only."""
+    return sys.stderr.isatty() and not getattr(args, "many", False)
 
 
 def make_folder(path: Path) -> Path:

@@ -15,11 +15,12 @@ from captum.attr import LayerAttribution
 from torch import Tensor
 
 from captum_margin.cli._classifier import Classifier
-from captum_margin.cli._explanation import Explainer, Explanation
+from captum_margin.cli._explained import Explained, Explainer
 from captum_margin.cli._images import ReferenceFolder, find_references
 from captum_margin.cli._layer import choose_layer
 from captum_margin.cli._output import CommandError, one_line
 from captum_margin.cli._passes import Passes
+from captum_margin.explanation import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,9 +85,11 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         "seed": args.seed,
     }
 
-    def explain(image: Tensor, target: int) -> Explanation:
+    def explain(image: Tensor, target: int) -> Explained:
+        started = time.perf_counter()
         with Passes(model) as passes:
             one, maps, own_boundary = _interpret(explainer, image, target)
+        seconds = time.perf_counter() - started
         maps = LayerAttribution.interpolate(maps, image.shape[2:], "bilinear")
         name = classifier.categories[target]
         n_alike = int((classes == target).sum())
@@ -103,9 +106,17 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
             )
             record["interpretation"] = _describe(one, references, n_alike)
             pictures[SIMILAR] = partial(_draw_similar, one, references, classifier)
-        return Explanation(
-            maps.expand_as(image), passes.n, settings, record, lines, pictures
+        found = Explanation(
+            attributions=maps.expand_as(image).contiguous(),
+            target=target,
+            method=type(explainer).__name__,
+            settings=settings,
+            details={} if one is None else {"covered": (one.covered,)},
+            inputs=image,
+            n_forward=passes.n,
+            seconds=seconds,
         )
+        return Explained(found, record, lines, pictures)
 
     return explain
 

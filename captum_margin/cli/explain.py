@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from captum_margin._files import replacing
 from captum_margin.attr.margin_saliency import MIN_EVALUATIONS
 from captum_margin.cli._classifier import Classifier, check_name, find_device, load
-from captum_margin.cli._explanation import Explainer, Explanation
+from captum_margin.cli._explained import Explained, Explainer
 from captum_margin.cli._images import read_image
 from captum_margin.cli._methods import METHODS, wrong_options
 from captum_margin.cli._output import (
@@ -26,13 +26,28 @@ from captum_margin.cli._output import (
     one_line,
     versions,
 )
+from captum_margin.cli._records import (
+    Found,
+    Records,
+    digest,
+    find_images,
+    index_row,
+    request_of,
+    write_index,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _N_TOP = 5
 
 _DESCRIPTION = """\
 Explain what a torchvision classifier sees in photographs. For every image the top
 classes are printed, and a picture (.png) and a record (.json) are written. An image
-that cannot be read is reported and the others are still explained."""
+that cannot be read is reported and the others are still explained. Of a folder all
+images in it and below are explained, and listed in index.csv; what has been done for
+the same settings is kept, so that an interrupted run goes on where it was."""
 
 _EPILOG = """\
 examples:
@@ -41,6 +56,7 @@ examples:
   captum-margin explain dog.jpg --model squeezenet1_0 --weights weights.pt \\
       --target "golden retriever"
   captum-margin explain cat.jpg --method representative --references photographs
+  captum-margin explain photographs --out explained
 """
 
 
@@ -53,7 +69,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     parser.add_argument(
         "--model",
         default="squeezenet1_0",
@@ -127,6 +143,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "forward passes)",
     )
     parser.add_argument(
+        "--maps",
+        action="store_true",
+        help="also save the maps (.npz, for captum_margin.Explanation.load)",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="explain anew the images of folders that have a record",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("captum-margin-explain"),
@@ -149,34 +175,71 @@ def run(args: argparse.Namespace) -> int:
     check_name(args.model)
     device = find_device(args.device)
     folder = make_folder(args.out)
+    images = find_images(args.images, folder)
+    args.many = any(found.in_folder for found in images)
+    method = METHODS[args.method]
+    look = args.many and not args.again
+    records = Records(folder, request_of(args), ("", *method.pictures), look)
+    # All that is kept is known before the model is loaded, let alone fitted.
+    kept = {found: records.kept(found.path) for found in images if found.in_folder}
+    rows: dict[Path, dict[str, Any]] = {}
+    pending = []
+    for found in images:
+        if (earlier := kept.get(found)) is None:
+            pending.append(found)
+        else:
+            rows[found.path] = index_row(found.path, "kept", *earlier)
+    n_failed = 0
+    try:
+        if pending:
+            n_failed = _explain_all(pending, records, rows, args, device)
+    finally:
+        if args.many:
+            ordered = [rows[found.path] for found in images if found.path in rows]
+            index = write_index(folder, ordered)
+            states = [row["status"] for row in ordered]
+            counts = (f"{states.count(s)} {s}" for s in ("explained", "kept", "failed"))
+            print(f"{', '.join(counts)}, of {len(images)} images; see {index}")
+    return 1 if n_failed else 0
+
+
+def _explain_all(
+    pending: Sequence[Found],
+    records: Records,
+    rows: dict[Path, dict[str, Any]],
+    args: argparse.Namespace,
+    device: torch.device,
+) -> int:
+    """Explains images, writes each record at once and its row; how many failed."""
     classifier = load(args.model, args.weights, device)
     target = None if args.target is None else classifier.class_index(args.target)
-    method = METHODS[args.method]
-    explainer = method.prepare(args, classifier)
+    explainer = METHODS[args.method].prepare(args, classifier)
     n_failed = 0
-    taken: set[str] = set()
-    for path in args.images:
+    hidden = not (args.many and sys.stderr.isatty())
+    for found in tqdm(pending, desc="explain", unit="image", disable=hidden):
+        path = found.path
         try:
             pixels = classifier.preprocess(read_image(path))[None].to(device)
             result = _explain(pixels, classifier, target, explainer, args)
-            stem = folder / _free_stem(path, ("", *method.pictures), taken)
-            _report(path, result, classifier, args, stem)
-        except CommandError as error:
+            stem = records.stem(found)
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            record = _write(path, result, classifier, args, records.request, stem)
+        except (CommandError, OSError, RuntimeError, ValueError) as error:
             n_failed += 1
-            print(f"captum-margin: error: {error}", file=sys.stderr)
-        except (OSError, RuntimeError, ValueError) as error:
-            n_failed += 1
-            print(
-                f"captum-margin: error: cannot explain {path}: {one_line(error)}",
-                file=sys.stderr,
-            )
-    return 1 if n_failed else 0
+            known = isinstance(error, CommandError)
+            what = str(error) if known else f"cannot explain {path}: {one_line(error)}"
+            tqdm.write(f"captum-margin: error: {what}", file=sys.stderr)
+            rows[path] = index_row(path, "failed", None, {}, what)
+            continue
+        rows[path] = index_row(path, "explained", stem, record)
+        tqdm.write("\n".join(_lines(path, stem, record, result, args.many)))
+    return n_failed
 
 
 @dataclass(frozen=True)
 class _Result:
     pixels: Tensor  # (1, C, H, W), normalised
-    explanation: Explanation
+    explained: Explained
     probabilities: Tensor  # (number of classes,)
     target: int
     curves: Any  # InsertionDeletion or None
@@ -194,22 +257,21 @@ def _explain(
         probabilities = classifier.model(pixels)[0].softmax(dim=0)
     if target is None:
         target = int(probabilities.argmax())
-    started = time.perf_counter()
-    explanation = explainer(pixels, target)
-    seconds = time.perf_counter() - started
+    explained = explainer(pixels, target)
+    found = explained.explanation
     record = {
         "method": args.method,
-        "settings": explanation.settings,
-        "forward_passes": explanation.n_forward,
-        "seconds": round(seconds, 3),
-        **explanation.record,
+        "settings": found.settings,
+        "forward_passes": found.n_forward,
+        "seconds": round(found.seconds or 0.0, 3),
+        **explained.record,
     }
     curves = None
     if args.curves:
         from captum_margin.metrics import insertion_deletion
 
         curves = insertion_deletion(
-            classifier.model, pixels, explanation.attribution, target
+            classifier.model, pixels, found.attributions, target
         )
         record["curves"] = {
             "insertion_auc": float(curves.insertion_auc[0]),
@@ -220,16 +282,18 @@ def _explain(
             "forward_passes": curves.n_forward,
             "settings": curves.settings,
         }
-    return _Result(pixels, explanation, probabilities, target, curves, record)
+    return _Result(pixels, explained, probabilities, target, curves, record)
 
 
-def _report(
+def _write(
     path: Path,
     result: _Result,
     classifier: Classifier,
     args: argparse.Namespace,
+    request: dict[str, Any],
     stem: Path,
-) -> None:
+) -> dict[str, Any]:
+    """Writes the pictures, and last the record, which says that all is there."""
     from captum_margin.viz import visualize_comparison
 
     def describe(index: int) -> dict[str, Any]:
@@ -241,28 +305,32 @@ def _report(
 
     target = describe(result.target)
     top = [describe(int(i)) for i in result.probabilities.topk(_N_TOP).indices]
-    # Not with_suffix, which would cut a name such as "cat.v2" at its dot.
-    picture = stem.with_name(f"{stem.name}.png")
-    record = stem.with_name(f"{stem.name}.json")
     title = METHODS[args.method].title
+    found = result.explained.explanation
+    maps: Any = found.attributions
     figure, _ = visualize_comparison(
         result.pixels,
-        {title: result.explanation.attribution},
+        {title: maps},
         curves=None if result.curves is None else {title: result.curves},
         mean=classifier.mean,
         std=classifier.std,
         title=f"{target['name']}: {target['probability']:.3f}",
     )
-    figure.savefig(picture, dpi=120)
-    written = [picture]
-    for ending, draw in result.explanation.pictures.items():
-        written.append(stem.with_name(f"{stem.name}{ending}.png"))
-        draw().savefig(written[-1], dpi=120)
-    further = {"further_pictures": [path.name for path in written[1:]]}
-    contents = {
+    pictures = [_beside(stem, ".png")]
+    _save(figure, pictures[0])
+    for ending, draw in result.explained.pictures.items():
+        pictures.append(_beside(stem, f"{ending}.png"))
+        _save(draw(), pictures[-1])
+    saved = _beside(stem, ".npz")
+    if args.maps:
+        found.save(saved)
+    further = {"further_pictures": [picture.name for picture in pictures[1:]]}
+    record = {
         "image": str(path),
-        "picture": picture.name,
+        "image_sha256": digest(path),
+        "picture": pictures[0].name,
         **(further if METHODS[args.method].pictures else {}),
+        **({"maps": saved.name} if args.maps else {}),
         "model": args.model,
         "weights": classifier.weights,
         "device": str(result.pixels.device),
@@ -270,33 +338,48 @@ def _report(
         "target": target,
         "top_classes": top,
         **result.record,
+        "request": request,
         "versions": versions(),
     }
-    record.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    write_json(_beside(stem, ".json"), record)
+    return record
 
-    print(f"{path} -> {', '.join(map(str, [*written, record]))}")
+
+def _lines(
+    path: Path, stem: Path, record: dict[str, Any], result: _Result, many: bool
+) -> list[str]:
+    """What to print of an image: one line each where there are many."""
+    target, top = record["target"], record["top_classes"]
+    names = [record["picture"], *record.get("further_pictures", ())]
+    names += [record["maps"]] if "maps" in record else []
+    written = [*(stem.with_name(name) for name in names), _beside(stem, ".json")]
+    if many:
+        return [
+            f"{path} -> {written[-1]}: {target['name']} {target['probability']:.3f}"
+        ]
+    lines = [f"{path} -> {', '.join(map(str, written))}"]
     for rank, entry in enumerate(top, start=1):
-        mark = "  <- explained" if entry["index"] == result.target else ""
-        print(
+        mark = "  <- explained" if entry["index"] == target["index"] else ""
+        lines.append(
             f"  {rank}. {entry['probability']:.3f}  {entry['name']} "
             f"({entry['index']}){mark}"
         )
-    if result.target not in [entry["index"] for entry in top]:
-        print(
+    if target not in top:
+        lines.append(
             f"     {target['probability']:.3f}  {target['name']} "
             f"({target['index']})  <- explained"
         )
-    for line in result.explanation.lines:
-        print(f"  {line}")
+    return lines + [f"  {line}" for line in result.explained.lines]
 
 
-def _free_stem(path: Path, endings: Sequence[str], taken: set[str]) -> str:
-    """Returns a file name that with all its endings no other image of this run has."""
-    stem, copy = path.stem, 2
-    while taken & {stem + ending for ending in endings}:
-        stem, copy = f"{path.stem}-{copy}", copy + 1
-    taken |= {stem + ending for ending in endings}
-    return stem
+def _beside(stem: Path, ending: str) -> Path:
+    # Not with_suffix, which would cut a name such as "cat.v2" at its dot.
+    return stem.with_name(stem.name + ending)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def _budget(text: str) -> int:

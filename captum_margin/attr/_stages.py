@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_margin.attr._masking import Domain
 
-__all__ = ["Explanation", "Stage"]
+__all__ = ["ExampleMaps", "Stage"]
 
 
 class Stage(NamedTuple):
@@ -25,7 +25,7 @@ class Stage(NamedTuple):
     influence: Tensor
 
 
-class Explanation(NamedTuple):
+class ExampleMaps(NamedTuple):
     """The map of one example and how it came about.
 
     Args:

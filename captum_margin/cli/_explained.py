@@ -10,34 +10,32 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from captum_margin.cli._classifier import Classifier
+from captum_margin.explanation import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """A map and what it cost.
+class Explained:
+    """An explanation and what the command line says of it.
 
     Attributes:
-        attribution (Tensor): Map of the image's shape.
-        n_forward (int): Forward passes of one image through the model.
-        settings (dict): The options used; plain values, fit for JSON.
+        explanation (Explanation): With a map of the image's shape, forward passes, and
+            settings that are fit for JSON.
         record (dict): Further entries of the record, fit for JSON.
         lines (Sequence[str]): What to print besides, a line each.
         pictures (Mapping[str, Callable]): By the ending of the file's name: functions
             that draw a further picture. They are called when the time is taken.
     """
 
-    attribution: Tensor
-    n_forward: int
-    settings: dict[str, Any]
+    explanation: Explanation
     record: dict[str, Any] = field(default_factory=dict)
     lines: Sequence[str] = ()
     pictures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
 
 
-Explainer = Callable[[Tensor, int], Explanation]
+Explainer = Callable[[Tensor, int], Explained]
 """From an image as the model takes it, (1, C, H, W), and a class."""
 
 
