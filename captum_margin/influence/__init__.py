@@ -9,12 +9,16 @@ neighbour graph:
 - :class:`DecisionBoundary`: which samples lie where the classes meet?
 - :class:`Prototypes`: which samples stand for all, and which does nothing stand for?
 - :class:`AdversarialStatistics`: which samples does the latent space not expect?
+- :class:`ActiveLearning`: which nodes of a graph should be labelled?
 """
 
+from captum_margin.influence.active_learning import ActiveLearning, select_nodes
 from captum_margin.influence.adversarial import AdversarialStatistics
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.decision_boundary import DecisionBoundary
+from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.influence.label_noise import LabelNoise
+from captum_margin.influence.node_transform import SelectNodes
 from captum_margin.influence.prototypes import Prototypes
 from captum_margin.influence.result import (
     InfluenceResult,
@@ -25,6 +29,7 @@ from captum_margin.influence.samples import Samples
 from captum_margin.influence.settings import Settings
 
 __all__ = [
+    "ActiveLearning",
     "AdversarialStatistics",
     "DecisionBoundary",
     "InfluenceResult",
@@ -34,5 +39,8 @@ __all__ = [
     "Neighbors",
     "Prototypes",
     "Samples",
+    "SelectNodes",
     "Settings",
+    "embed_nodes",
+    "select_nodes",
 ]

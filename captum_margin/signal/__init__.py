@@ -18,6 +18,7 @@ nodes, F features, E edges, C classes or signal channels, p hops, A the graph sh
 the edge weights, D the degrees.
 """
 
+from captum_margin.signal.coverage import select_covering, unit_rows
 from captum_margin.signal.function import label_disagreement, one_hot
 from captum_margin.signal.graph import (
     Graph,
@@ -50,9 +51,11 @@ __all__ = [
     "margin",
     "one_hot",
     "rank",
+    "select_covering",
     "select_criticisms",
     "select_diverse",
     "select_prototypes",
     "to_csr",
     "top",
+    "unit_rows",
 ]

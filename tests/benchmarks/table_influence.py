@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .table_cells import EMPTY, Cell, Row, load, markdown, number, percent
@@ -36,6 +36,9 @@ CHECKED = {
     "paper=True": "LabelNoise, `paper=True`",
     "TracIn": "TracIn",
 }
+OURS = "select_nodes"
+# How the names of its other forms begin; all other names are of peers.
+DEVIATIONS = ("coverage", "norm", "high-pass")
 SIZES = ("10", "110", "410", "960", "2500")
 # Rows of the README: the case (with labels or without), the record's name, our name.
 PROTOTYPES = (
@@ -213,15 +216,35 @@ def decision_boundary() -> str:
     return markdown(["ranking", *BOUNDARY.values()], rows)
 
 
-def active_learning(title: str) -> str:
-    """Accuracy of a graph network by the number of labelled nodes, in per cent."""
-    methods = load("active_learning")["results"][title]["methods"]
-    sizes = list(dict.fromkeys(size for row in methods.values() for size in row))
+def active_learning(forms: bool = False) -> str:
+    """Accuracy with nodes of the open pool, of peers or of other forms of ours."""
+    return _accuracies("open", lambda name: name.startswith(DEVIATIONS) == forms)
+
+
+def active_learning_paper() -> str:
+    """Accuracy with nodes of each class out of the standard training nodes."""
+    return _accuracies("paper", lambda _: True)
+
+
+def _accuracies(protocol: str, shown: Callable[[str], bool]) -> str:
+    """Means over the seeds, in per cent, by the number of labelled nodes."""
+    graphs = ("Cora", "CiteSeer")
+    found = load("active_learning")["results"]
+    methods = {graph: found[f"{graph}, {protocol}"]["methods"] for graph in graphs}
+    sizes = {graph: list(methods[graph][OURS]) for graph in graphs}
     rows: list[Row] = []
-    for name, row in methods.items():
-        cells = [
-            number(row[n]["mean"], 1, row[n]["sd"]) if n in row else EMPTY
-            for n in sizes
-        ]
-        rows.append([f"**{name}**" if name == "select_nodes" else name, *cells])
-    return markdown(["nodes", *sizes], rows, best="max")
+    for name in methods["Cora"]:
+        if name == OURS or shown(name):
+            cells = [
+                number(cell["mean"], 1) if (cell := row.get(n)) else EMPTY
+                for graph in graphs
+                for row in [methods[graph].get(name, {})]
+                for n in sizes[graph]
+            ]
+            rows.append([f"**{name}**" if name == OURS else name, *cells])
+    header = [
+        f"{graph}, {n}" if n == sizes[graph][0] else n
+        for graph in graphs
+        for n in sizes[graph]
+    ]
+    return markdown(["nodes", *header], rows, best="max")

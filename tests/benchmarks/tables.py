@@ -46,15 +46,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "adversarial": table_influence.adversarial,
     "adversarial-forms": table_influence.adversarial_forms,
     "decision-boundary": table_influence.decision_boundary,
+    "active-learning": table_influence.active_learning,
+    "active-learning-forms": partial(table_influence.active_learning, forms=True),
+    "active-learning-paper": table_influence.active_learning_paper,
 }
-if (RESULTS / "active_learning.json").exists():  # case study VI, once it is measured
-    TABLES |= {
-        f"active-learning-{data.lower()}-{protocol}": partial(
-            table_influence.active_learning, f"{data}, {protocol}"
-        )
-        for data in ("Cora", "CiteSeer")
-        for protocol in ("open", "paper")
-    }
 _SALIENCY = "python -m tests.benchmarks.bench_saliency --cache DIR/saliency"
 _COALITION = "python -m tests.benchmarks.bench_coalition --cache DIR/coalition"
 _ACTIVE = "python -m tests.benchmarks.bench_active_learning --cache DIR/active"
