@@ -96,7 +96,7 @@ def table(path):
 class Page(HTMLParser):
     """What a page consists of; raises if an element is not closed in order."""
 
-    VOID = ("meta", "img", "br")
+    VOID = ("meta", "img", "br", "input")
 
     def __init__(self, path):
         super().__init__()
@@ -115,7 +115,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & {*self.open}:
             self.words.append(data)
 
     def of(self, tag):
@@ -129,7 +129,8 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(page, folder):
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe"} & {tag for tag, _ in page.tags}
+    assert all("src" not in script for script in page.of("script"))
     assert all(image["src"].startswith("data:image/") for image in page.of("img"))
     assert all(image["alt"] for image in page.of("img"))
     assert page.of("html") == [{"lang": "en"}] and len(page.of("h1")) == 1

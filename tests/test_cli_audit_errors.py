@@ -233,4 +233,4 @@ def test_photographs_in_the_wrong_folder_are_found(run, tmp_path):
         first = [row["name"] for row in list(csv.DictReader(file))[:9]]
     assert len(wrong & set(first)) >= 5
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "http" not in page and len(page) < 2_000_000
+    assert "://" not in page and len(page) < 2_000_000

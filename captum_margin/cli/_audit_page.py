@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from captum_margin.cli._audit_browse import N_NEAR, browse
 from captum_margin.cli._audit_data import AuditData
 from captum_margin.cli._audit_questions import Answers, class_of, given_label, votes
 from captum_margin.cli._output import CommandError
 
-_N_NEAR = 6  # neighbours shown beside a suspect
 _N_PAIRS = 10
 _MIN_ODD = 10
 _MAX_PROTOTYPES = 200  # pictures weigh a few kB each
@@ -33,7 +33,7 @@ def write_page(
         made (dict[str, str]): How it was made, by what is said.
         n_top (int): Samples shown of each list.
 
-    Cost: one picture is read for each that is shown, and no other.
+    Cost: reads the picture of each sample, and those of the lists a second time.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -61,7 +61,9 @@ def write_page(
         made=made.items(),
         pictures=data.picture is not None,
         small_pictures=pictures.all_tiny,
-        n_near=_N_NEAR,
+        n_near=N_NEAR,
+        n_samples=len(data.names),
+        samples=browse(data, answers),
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -120,7 +122,7 @@ def _suspects(
     counts, _ = votes(result, data.labels, len(data.classes))
     entries = []
     for rank, i in enumerate(flagged[:n_top], start=1):
-        near = result.neighbors(i).indices[:_N_NEAR].tolist()
+        near = result.neighbors(i).indices[:N_NEAR].tolist()
         most, own = int(counts[i, decided[i]]), int(counts[i, given[i]])
         total = int(counts[i].sum())
         if most > own:
@@ -283,6 +285,7 @@ def _entry(
 ) -> dict[str, Any]:
     label = given_label(data, i)
     return {
+        "index": i,
         "name": data.names[i],
         "given": label,
         "image": pictures(i, side),
@@ -320,6 +323,7 @@ def _cards(
         "boundary": "boundary: samples between classes",
     }
     cards += [(s["key"], f"{s['shown']:,}", texts[s["key"]]) for s in sections]
+    cards.append(("all", f"{len(data.names):,}", "samples: search, filter, sort"))
     if data.unreadable:
         n = len(data.unreadable)
         cards.append(("unreadable", f"{n:,}", "files that cannot be read"))
