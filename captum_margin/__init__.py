@@ -9,6 +9,7 @@ where the function changes against its neighbourhood are the answer.
 - :mod:`captum_margin.viz`: maps, overlays and curves side by side;
 - :func:`captum_margin.explain`: any attribution method's maps as one
   :class:`captum_margin.Explanation`: save, load, plot, evaluate;
+- :mod:`captum_margin.neighbors`: the nearest neighbours of very many points;
 - :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
 """
 
@@ -19,7 +20,7 @@ with warnings.catch_warnings():
     # nothing that a user of this package could mend.
     warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
     warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
-    from captum_margin import attr, influence, metrics, signal, viz
+    from captum_margin import attr, influence, metrics, neighbors, signal, viz
     from captum_margin._explain import explain
     from captum_margin.explanation import Explanation
 
@@ -30,6 +31,7 @@ __all__ = [
     "explain",
     "influence",
     "metrics",
+    "neighbors",
     "signal",
     "viz",
 ]

@@ -80,8 +80,29 @@ def test_signal_knows_only_tensors_and_graphs():
         assert {name.split(".")[0] for name in names} <= allowed, module
 
 
+def test_neighbors_search_and_know_nothing_else():
+    outside = ("attr", "influence", "metrics", "viz", "cli", "scale", "explanation")
+    forbidden = ("captum", *(f"captum_margin.{name}" for name in outside))
+    assert violations("neighbors", *forbidden) == []
+    assert violations("signal", "captum_margin.neighbors") == []
+
+
+def test_scale_is_signal_and_neighbors_on_disk():
+    outside = ("attr", "influence", "metrics", "viz", "cli")
+    forbidden = ("captum", *(f"captum_margin.{name}" for name in outside))
+    assert violations("scale", *forbidden) == []
+    # An engine is the caller's: it is never imported, tqdm only to show progress.
+    allowed = {"torch", "numpy", "tqdm", "captum_margin", *sys.stdlib_module_names}
+    for module, names in imports_of("scale").items():
+        assert {name.split(".")[0] for name in names} <= allowed, module
+    for below in ("signal", "neighbors"):
+        assert violations(below, "captum_margin.scale") == []
+
+
 def test_attr_and_influence_never_import_each_other():
-    above = ("captum_margin.metrics", "captum_margin.viz", "captum_margin.cli")
+    above = tuple(
+        f"captum_margin.{n}" for n in ("metrics", "viz", "cli", "explanation")
+    )
     assert violations("attr", "captum_margin.influence", *above) == []
     assert violations("influence", "captum_margin.attr", *above) == []
 

@@ -66,8 +66,9 @@ class MarginInfluence(DataInfluence):
         TypeError: If an argument is of the wrong type or an option unknown.
         ValueError: If the loader shuffles, or the layer is not part of the model.
 
-    Cost: one forward pass per sample; O(N² F) time and O(N (F + k)) memory for the
-    graph, see :func:`~captum_margin.signal.knn_graph`; O(E · C) for the filter.
+    Cost: one forward pass per sample; O(N (F + k)) memory for the graph and O(N² F)
+    time, beyond 20,000 samples about O(N sqrt(N) F) for approximate neighbours, see
+    :func:`~captum_margin.neighbors.find_neighbors`; O(E · C) for the filter.
     """
 
     settings: ClassVar[Settings] = Settings()
@@ -122,8 +123,9 @@ class MarginInfluence(DataInfluence):
         """Starts from features instead of a model and its data.
 
         Args:
-            features: Shape (N, F): a tensor, NumPy array, SciPy sparse matrix (it is
-                made dense: reduce wide ones first) or pandas DataFrame.
+            features: Shape (N, F): a tensor, NumPy array or memory map (read in place),
+                SciPy sparse matrix (it is made dense: reduce wide ones first) or pandas
+                DataFrame.
             labels (optional): Shape (N,): integers, bools or strings, as a tensor,
                 array, Series or list. Default: None.
             class_names (optional): As in the class.

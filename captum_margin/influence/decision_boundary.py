@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from captum_margin.influence._classes import class_signal
-from captum_margin.influence.base import MarginInfluence
+from captum_margin.influence.new_samples import ScoresNewSamples
 from captum_margin.influence.samples import Samples
 from captum_margin.influence.settings import Settings
 from captum_margin.signal import Graph
@@ -38,7 +38,7 @@ class DecisionBoundarySettings(Settings):
             )
 
 
-class DecisionBoundary(MarginInfluence):
+class DecisionBoundary(ScoresNewSamples):
     r"""Scores samples by how their neighbours in a latent space are of other classes.
 
     f are the model's decisions as one-hot rows (N, C), on the graph of the latents
@@ -67,7 +67,7 @@ class DecisionBoundary(MarginInfluence):
         TypeError: As :class:`MarginInfluence`.
         ValueError: As :class:`MarginInfluence`, or without labels.
 
-    Cost: that of the graph, O(N² F) time; then O(E · C).
+    Cost: that of the graph, see :class:`MarginInfluence`; then O(E · C).
 
     >>> import torch
     >>> angle = torch.linspace(0, 1.5, 8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.influence._classes import class_signal
-from captum_margin.influence.base import MarginInfluence
+from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.samples import Samples
 from captum_margin.influence.settings import Settings, as_points
 from captum_margin.signal import Graph
@@ -34,7 +34,7 @@ class LabelNoiseSettings(Settings):
     linear: bool = True
 
 
-class LabelNoise(MarginInfluence):
+class LabelNoise(ScoresNewSamples):
     r"""Scores samples by how much the others contradict their labels.
 
     f are the labels as one-hot rows (N, C). The others vote, V f, and the score is the
@@ -78,9 +78,9 @@ class LabelNoise(MarginInfluence):
         TypeError: As :class:`MarginInfluence`.
         ValueError: As :class:`MarginInfluence`, or without labels.
 
-    Cost: that of the graph, O(N² F) time; the linear vote O(N F² + F³) time, with more
-    than 1,024 features of a random projection to 1,024; O(E · C) for the filter. Memory
-    O(N (F + k + C)).
+    Cost: that of the graph, see :class:`MarginInfluence`; the linear vote O(N F² + F³)
+    time, with more than 1,024 features of a random projection to 1,024; O(E · C) for
+    the filter. Memory O(N (F + k + C)).
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0],
     ...                   [0.2, 1.0]])
@@ -106,25 +106,49 @@ class LabelNoise(MarginInfluence):
         return class_signal(samples.labels, graph, disagreement=self.paper)
 
     def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
+        if self._is_plain(signal):
+            return super()._high_pass(signal, graph, samples)
+        return signal - self._votes(signal, graph, samples.features, None)
+
+    def _filter_new(self, signal: Tensor, extended: Extended) -> Tensor:
+        if self._is_plain(signal):
+            return super()._filter_new(signal, extended)
+        graph, fitted, new = extended.graph, extended.fitted, extended.new
+        votes = self._votes(signal, graph, fitted, new)
+        return (signal - votes)[len(fitted) :]
+
+    def _is_plain(self, signal: Tensor) -> bool:
+        """Whether there are neither trust nor linear votes."""
+        one_class = signal.dim() == 1
+        return self.paper or self.function is not None or one_class
+
+    def _votes(
+        self,
+        signal: Tensor,
+        graph: Graph,
+        features: Tensor | None,
+        new: Tensor | None,
+    ) -> Tensor:
+        """V T f, (N, C), or (N + M, C) with new samples, who have no vote."""
         used = self.used
         assert isinstance(used, LabelNoiseSettings)
-        one_class = signal.dim() == 1
-        if self.paper or self.function is not None or one_class:
-            return super()._high_pass(signal, graph, samples)
-        linear = None
-        if used.linear and samples.features is not None:
-            linear = LinearVotes(as_points(samples.features, used))
+        linear = others = None
+        if used.linear and features is not None:
+            linear = LinearVotes(as_points(features, used))
+            others = None if new is None else as_points(new, used)
+        fitted = slice(None if new is None or features is None else len(features))
         trust, share = torch.ones_like(signal[:, :1]), None
         for _ in range(2 if used.trusted else 1):
             f = trust * signal
-            votes = f - super()._high_pass(f, graph, samples)  # (N, C)
+            votes = f - super()._high_pass(f, graph, Samples())
             if linear is not None:
-                line = linear(f.to(linear.points)).clamp(0, 1).to(votes)
+                line = linear(f[fitted].to(linear.points), others)
+                line = line.clamp(0, 1).to(votes)
                 if share is None:
-                    share = _share(signal, votes, line)
+                    share = _share(signal[fitted], votes[fitted], line[fitted])
                 votes = share * votes + (1 - share) * line
             trust = _trust(signal, votes)
-        return signal - votes
+        return votes
 
 
 def _share(f: Tensor, near: Tensor, line: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,7 +55,12 @@ def as_features(features: Any) -> Tensor:
         )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)  # of little use to torch
-    # Read-only arrays (memory maps, pandas) cannot be shared with a tensor.
+    if isinstance(features, np.memmap):
+        with warnings.catch_warnings():
+            # The file may be read-only: nothing here writes to features.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+            return torch.from_numpy(array)
+    # Other read-only arrays (pandas) cannot be shared with a tensor.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

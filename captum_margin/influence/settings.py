@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from captum_margin.signal import Graph, knn_graph
+from captum_margin.neighbors import Backend, find_neighbors, is_exact
+from captum_margin.signal import Graph, graph_from_neighbors, knn_graph
 from captum_margin.signal.high_pass import Shift
 from captum_margin.signal.protocol import Sided
 
@@ -33,6 +34,10 @@ class Settings:
         isolated (str): As in :class:`~captum_margin.signal.HighPass`; ``"zero"``
             scores a sample without neighbours 0.
         sided (str): As in :func:`~captum_margin.signal.influence`.
+        backend (str or callable): As in
+            :func:`~captum_margin.neighbors.find_neighbors`: what looks for the
+            neighbours. ``"auto"``: all pairs are compared up to 20,000 samples; beyond,
+            the neighbours are approximate.
     """
 
     k: int = 20
@@ -42,6 +47,7 @@ class Settings:
     hops: int = 1
     isolated: Literal["keep", "zero"] = "zero"
     sided: Sided = "both"
+    backend: Backend = "auto"
 
 
 def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
@@ -64,13 +70,22 @@ def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
 
 
 def neighbor_graph(features: Tensor, settings: Settings) -> Graph:
-    """The weighted graph of the features, weights in their dtype."""
+    """The weighted graph of the features, weights in their dtype.
+
+    Raises:
+        TypeError: As :func:`~captum_margin.neighbors.find_neighbors`.
+        ValueError: As :func:`~captum_margin.neighbors.find_neighbors`.
+    """
     bandwidth = settings.bandwidth
-    edge_index, weight = knn_graph(
-        as_points(features, settings),
-        settings.k,
-        weight="none" if bandwidth is None else "gaussian",
-    )
+    kind: Literal["none", "gaussian"] = "none" if bandwidth is None else "gaussian"
+    if is_exact(len(features), backend=settings.backend):
+        points = as_points(features, settings)
+        edge_index, weight = knn_graph(points, settings.k, weight=kind)
+    else:
+        indices, distances, _, _ = find_neighbors(
+            features, settings.k, metric=settings.metric, backend=settings.backend
+        )
+        edge_index, weight = graph_from_neighbors(indices, distances, weight=kind)
     if bandwidth is not None:
         # From a width of one median edge to that of several, or of a part of one.
         weight = weight.pow(bandwidth**-2).clamp(min=torch.finfo(weight.dtype).tiny)

@@ -51,8 +51,12 @@ class LinearVotes:
         ]
         self.leverage = torch.cat(leverage) + 1 / len(points)  # (N, penalties)
 
-    def __call__(self, f: Tensor) -> Tensor:
-        """Votes of the shape of ``f``, (N, C), of the dtype of the points."""
+    def __call__(self, f: Tensor, others: Tensor | None = None) -> Tensor:
+        """Votes of the shape of ``f``, (N, C), of the dtype of the points.
+
+        With ``others`` (M, F), points that f is not known at, followed by what the
+        regression on all N predicts for these, (N + M, C).
+        """
         mean = f.mean(dim=0)
         cross = f.new_zeros(self.points.size(1), f.size(1))
         for block, centred in self._blocks():
@@ -69,6 +73,8 @@ class LinearVotes:
             self._votes(centred @ slopes[best] + mean, f[block], block, best)
             for block, centred in self._blocks()
         ]
+        if others is not None:
+            parts.append((_narrow(others) - self.centre) @ slopes[best] + mean)
         return torch.cat(parts)
 
     def _votes(

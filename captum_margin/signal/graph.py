@@ -21,6 +21,7 @@ __all__ = [
     "Graph",
     "as_undirected",
     "check_graph",
+    "graph_from_neighbors",
     "knn_graph",
     "knn_graph_1d",
     "to_csr",
@@ -114,6 +115,48 @@ def knn_graph(
     return _union(i, j, square, x, weight, bandwidth)
 
 
+def graph_from_neighbors(
+    indices: Tensor,
+    distances: Tensor,
+    *,
+    weight: Literal["none", "gaussian"] = "none",
+    bandwidth: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The graph of neighbours that were found elsewhere, made undirected by union.
+
+    Args:
+        indices (Tensor): Shape (N, k), neighbours of each node; -1 for none.
+        distances (Tensor): Their distances, (N, k), at least 0, finite but at -1.
+        weight (str, optional): As in :func:`knn_graph`. Default: ``"none"``.
+        bandwidth (float, optional): As in :func:`knn_graph`. Default: None.
+
+    Returns:
+        As :func:`knn_graph`, weights in the dtype of the distances; where i and j list
+        each other the shorter distance counts.
+
+    Raises:
+        TypeError: As :func:`check_graph`.
+        ValueError: As :func:`check_graph`, or if the shapes differ.
+
+    Cost: O(N k log(N k)) time, O(N k) memory.
+
+    >>> rows = torch.tensor([[1], [0], [1]]), torch.tensor([[1.0], [1.0], [2.0]])
+    >>> graph_from_neighbors(*rows)[0].tolist()
+    [[1, 0, 2, 1], [0, 1, 1, 2]]
+    """
+    _check_options(1, weight, bandwidth)
+    if indices.dim() != 2 or indices.shape != distances.shape:
+        raise ValueError(
+            "expected indices and distances of one shape (N, k) "
+            f"(got {tuple(indices.shape)} and {tuple(distances.shape)})"
+        )
+    own = torch.arange(len(indices), device=indices.device)[:, None]
+    i, slot = ((indices != -1) & (indices != own)).nonzero(as_tuple=True)
+    j, square = indices[i, slot].long(), distances[i, slot].square()
+    check_graph(torch.stack([i, j]), square, len(indices))
+    return _union(i, j, square, distances, weight, bandwidth)
+
+
 def knn_graph_1d(
     values: Tensor,
     k: int,
@@ -161,9 +204,8 @@ def as_undirected(
 ) -> Graph:
     """A given graph, brought to the form the other steps expect.
 
-    Adds the missing directions, removes self loops and merges parallel edges, so that
-    degrees count neighbours. Where several weights meet in one edge (both directions,
-    parallel edges) the largest is kept: an unweighted graph stays unweighted.
+    Adds missing directions, removes self loops, merges parallel edges. Of several
+    weights of an edge the largest is kept: an unweighted graph stays unweighted.
 
     Args:
         edge_index (Tensor): Shape (2, E), integer, in any order.

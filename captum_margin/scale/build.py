@@ -1,0 +1,284 @@
+"""The k-nearest-neighbour rows of more features than fit in memory, with checkpoints.
+
+Small cells are trained once on a sample. Each row is compared with the rows of the
+cells nearest to it, as many cells as the recall asks for: on a few hundred rows whose
+exact neighbours are known, one sees in which of their nearest cells these lie.
+
+Rows are numbered cell by cell, so neighbours lie near each other on the disk, and a
+block of rows reads few other blocks. All steps are tasks of blocks, written as they
+are finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from captum_margin.neighbors.cells import Cells, assign, train
+from captum_margin.neighbors.recall import nearest_to, sample_rows
+from captum_margin.neighbors.rows import Metric
+from captum_margin.scale._features import (
+    FeatureSource,
+    data_of,
+    feature_source,
+    fingerprint,
+    open_features,
+)
+from captum_margin.scale._folder import (
+    BlockFolder,
+    remove_folder,
+    write_array,
+    write_text,
+)
+from captum_margin.scale._join import join_block, layout_of
+from captum_margin.scale._nearby import CELL_ROWS, LISTED, listed_cells, probes
+from captum_margin.scale.executor import map_blocks
+from captum_margin.scale.shards import BLOCK_SIZE, RowShards
+
+__all__ = ["build_shards", "recall_of"]
+
+_PILOTS = 400
+_MOST = LISTED  # cells that a row is compared with
+_SAMPLE_PER_CELL = 12
+_ROWS = 2**16  # read at once
+_MARGIN = 0.005  # the pilots are a sample
+
+
+def build_shards(
+    features: Any,
+    path: str | os.PathLike[str],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    seed: int = 0,
+    executor: Any = None,
+    recall: float = 0.95,
+    block_size: int = BLOCK_SIZE,
+    show_progress: bool = False,
+) -> RowShards:
+    """Finds the k nearest neighbours of each row, on disk, and goes on where it was.
+
+    Kill it anywhere and call it again: what was finished is read, not repeated, and the
+    result is the same, byte for byte, with any executor.
+
+    Args:
+        features: Shape (N, F): an array, a memory map, a tensor or the path of a
+            ``.npy`` file; processes open a file themselves.
+        path (str or Path): The folder of the shards.
+        k (int): Neighbours per node, at least 1 and below N.
+        metric (str, optional): ``"euclidean"``, or ``"cosine"``: Euclidean between unit
+            rows, where rows of zeros stay zero. Default: ``"euclidean"``.
+        seed (int, optional): Of the sample, the cells and the pilots. Default: 0.
+        executor (optional): As in :func:`~captum_margin.scale.map_blocks`.
+            Default: None.
+        recall (float, optional): Share of the exact neighbours to be found, in (0, 1].
+            What was found of those of 400 rows is in :func:`recall_of`. Default: 0.95.
+        block_size (int, optional): Rows of a task, about. Default: 262,144.
+        show_progress (bool, optional): A bar over the blocks. Default: False.
+
+    Returns:
+        RowShards: Distances in float32, rows numbered cell by cell (``order``), each
+        row by distance, ties by row. Near the features, in the same order, they are in
+        ``path/points``.
+
+    Raises:
+        ValueError: If an argument is out of its range, features are not finite, or the
+            folder belongs to another request.
+
+    Cost: about O(N sqrt(N) F) time, of which little is in interpreted code; O(N) memory
+    for the numbering, and O(block_size (F + k)) per worker; (F + k) · 8 · N bytes of
+    disk. Reading the features in cell order is fast while they fit in the page cache.
+
+    >>> import tempfile
+    >>> rows = build_shards(np.array([[0.0], [1.0], [3.0]]), tempfile.mkdtemp(), k=1)
+    >>> rows.to_graph().edge_index.tolist()
+    [[1, 0, 2, 1], [0, 1, 1, 2]]
+    """
+    source = open_features(features)
+    shape = data_of(source).shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"expected features of shape (N, F) with N, F >= 1 (got {tuple(shape)}); "
+            "flatten each sample to one row"
+        )
+    n = int(shape[0])
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < n:
+        raise ValueError(f"expected an integer k in [1, N) = [1, {n}) (got {k!r})")
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"expected metric 'euclidean' or 'cosine' (got {metric!r})")
+    if not 0 < recall <= 1:
+        raise ValueError(f"expected recall in (0, 1] (got {recall})")
+    if block_size < 1:
+        raise ValueError(f"expected block_size >= 1 (got {block_size})")
+    path = Path(path)
+    if not (path / "plan.json").exists():
+        remove_folder(path / "assigned")  # of features that could not be read
+    request = {
+        "num_nodes": n,
+        "k": k,
+        "metric": metric,
+        "seed": seed,
+        "recall": recall,
+        "fingerprint": fingerprint(features),
+        "starts": [*range(0, n, block_size), n],
+    }
+    assigned = _folder(path / "assigned", {"form": "cells", **request})
+    with feature_source(source, metric, path / "assigned", executor) as data:
+        if not (path / "plan.json").exists():
+            _plan(path, data, n, k, recall, seed)
+        task = partial(_assign_block, assigned, path, data)
+        _run(task, assigned.unfinished, executor, show_progress, "cells")
+        starts, order = _numbering(path, assigned, block_size)
+        points = _folder(
+            path / "points", {"form": "points", **request, "starts": starts.tolist()}
+        )
+        shards = RowShards.create(
+            path,
+            n,
+            k,
+            metric=metric,
+            seed=seed,
+            fingerprint=str(request["fingerprint"]),
+            starts=starts,
+            order=order,
+        )
+        task = partial(_gather_block, points, path, data)
+        _run(task, points.unfinished, executor, show_progress, "points")
+    task = partial(_join_task, shards, points, path)
+    _run(task, shards.folder.unfinished, executor, show_progress, "neighbours")
+    return shards
+
+
+def recall_of(path: str | os.PathLike[str]) -> float:
+    """Share of the exact neighbours of the pilot rows that the built shards hold.
+
+    Args:
+        path (str or Path): The folder of :func:`build_shards`.
+
+    Raises:
+        FileNotFoundError: If nothing was built there.
+        ValueError: If it is not finished.
+    """
+    shards, path = RowShards(path), Path(path)
+    samples, true = np.load(path / "pilots.npy"), np.load(path / "true.npy")
+    order = shards.order
+    assert order is not None  # build_shards numbers the rows
+    place = np.empty(shards.num_nodes, np.int64)
+    place[order] = np.arange(shards.num_nodes)
+    rows = place[samples]
+    blocks = np.searchsorted(shards.folder.starts, rows, side="right") - 1
+    hits = 0
+    for row, b, wanted in zip(rows, blocks, true, strict=True):
+        found = shards.block(int(b))[0][row - shards.folder.starts[b]]
+        hits += np.isin(order[found[found >= 0]], wanted).sum()
+    return float(hits / true.size)
+
+
+def _plan(
+    path: Path, data: FeatureSource, n: int, k: int, recall: float, seed: int
+) -> None:
+    """Trains the cells and finds how many of them a row must be compared with."""
+    rows, number = data.rows(), max(1, n // CELL_ROWS)
+    sample = rows.take(sample_rows(n, number * _SAMPLE_PER_CELL, seed))
+    centre = sample.mean(dim=0)
+    cells = train(sample - centre, number, seed)  # small numbers, small errors
+    listed = listed_cells(cells)
+    pilots = sample_rows(n, _PILOTS, seed + 1)
+    queries = rows.take(pilots)
+    true = nearest_to(rows, queries, k, skip=pilots)[0]  # (pilots, k)
+    wanted, place = true.unique(return_inverse=True)
+    there = assign(rows.take(wanted) - centre, cells)[place]
+    queries = queries - centre
+    near = torch.stack(
+        [
+            probes(
+                row[None], torch.from_numpy(listed[own]).long(), cells.centres, _MOST
+            )[0]
+            for row, own in zip(queries, assign(queries, cells).tolist(), strict=True)
+        ]
+    )  # (pilots, cells)
+    hits = (near[:, :, None] == there[:, None, :]).double().mean(dim=(0, 2))
+    found = hits.cumsum(0)
+    enough = (found >= min(recall + _MARGIN, 1 - 1e-9)).nonzero()
+    count = int(enough[0]) + 1 if len(enough) else len(found)
+    arrays = {"centre": centre, "pilots": pilots, "true": true, **cells._asdict()}
+    for name, array in arrays.items():
+        write_array(path / f"{name}.npy", array.numpy())
+    write_array(path / "listed.npy", listed)
+    plan = {"cells": count, "expected_recall": float(found[count - 1])}
+    write_text(path / "plan.json", json.dumps(plan) + "\n")
+
+
+def _assign_block(
+    assigned: BlockFolder, path: Path, data: FeatureSource, b: int
+) -> None:
+    """The cell of each row of a block."""
+    parts = (np.load(path / f"{name}.npy") for name in Cells._fields)
+    cells = Cells(*(torch.from_numpy(part) for part in parts))
+    rows, centre = data.rows(), torch.from_numpy(np.load(path / "centre.npy"))
+    whole = assigned.rows(b)
+    found = [
+        assign(rows[slice(start, min(start + _ROWS, whole.stop))] - centre, cells)
+        for start in range(whole.start, whole.stop, _ROWS)
+    ]
+    assigned.write(b, {}, cell=torch.cat(found).to(torch.int32).numpy())
+
+
+def _numbering(
+    path: Path, assigned: BlockFolder, block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First row of each block, at the start of a cell, and the sample of each row."""
+    if (path / "manifest.json").exists():
+        return BlockFolder(path).starts, np.load(path / "order.npy", mmap_mode="r")
+    parts = [assigned.read(b, "cell") for b in range(assigned.num_blocks)]
+    own = np.concatenate(parts)
+    order = np.argsort(own, kind="stable")
+    count = np.bincount(own, minlength=len(np.load(path / "centres.npy")))
+    ends = np.cumsum(count)
+    write_array(path / "cell_starts.npy", np.append(0, ends))
+    steps = np.arange(block_size, len(own), block_size)
+    cuts = ends[np.searchsorted(ends, steps)]
+    return np.unique(np.concatenate([[0], cuts, [len(own)]])), order
+
+
+def _gather_block(points: BlockFolder, path: Path, data: FeatureSource, b: int) -> None:
+    """Features of a block of rows."""
+    samples = np.load(path / "order.npy", mmap_mode="r")[points.rows(b)]
+    rising = np.sort(samples)  # one way through the file
+    block = data.rows().take(torch.from_numpy(rising)).numpy()
+    block -= np.load(path / "centre.npy")
+    points.write(b, {}, points=block[np.searchsorted(rising, samples)])
+
+
+def _join_task(shards: RowShards, points: BlockFolder, path: Path, b: int) -> None:
+    """Neighbours of a block of rows."""
+    names = ("centres", "listed", "cell_starts")
+    layout = layout_of(*(np.load(path / f"{name}.npy") for name in names))
+    count = json.loads((path / "plan.json").read_text())["cells"]
+    shards.write_block(b, *join_block(points, layout, count, shards.k, b))
+
+
+def _folder(path: Path, request: dict[str, Any]) -> BlockFolder:
+    BlockFolder.start(path, request)
+    return BlockFolder(path)
+
+
+def _run(
+    task: Any, blocks: Iterable[int], executor: Any, show_progress: bool, name: str
+) -> None:
+    """All tasks; what they give is on disk."""
+    blocks = list(blocks)
+    done: Iterable[None] = map_blocks(task, blocks, executor)
+    if show_progress:
+        from tqdm.auto import tqdm
+
+        done = tqdm(done, total=len(blocks), desc=name)
+    for _ in done:
+        pass

@@ -1,0 +1,332 @@
+"""Time and memory of the out-of-core audit against N, and what equals what.
+
+    python -m tests.benchmarks.bench_scale run 1000000 --cache DIR
+    python -m tests.benchmarks.bench_scale filter --cache DIR
+    python -m tests.benchmarks.bench_scale equality --cache DIR
+    python -m tests.benchmarks.bench_scale report --cache DIR
+
+"run": N x 64 features like embeddings with 10% wrong labels (scale_data), audited by
+scale.label_noise with k = 15, in one thread; a run that was killed goes on, and the
+CPU times of its parts add up. Recall of the neighbours (400 rows), of the wrong labels
+when as many samples are checked as are wrong; the same by label disagreement, and by
+the disagreement of the samples' order at random (the base rate).
+
+"filter": one hop against a product of the same matrix in memory (torch CSR), and
+against reading the files, in the same run: neighbours within 50,000 rows of a node, as
+rows in cell order have, or anywhere.
+
+"equality": the same run in memory, serial, by processes, by Dask, killed and resumed.
+
+"report" writes the record, with a cost curve through the runs and its value at 10^9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import captum_margin
+from captum_margin import scale
+from captum_margin.scale import RowShards
+from captum_margin.scale._folder import write_text
+
+from . import scale_data
+from .scale_equality import equality
+
+RESULT = Path(__file__).parent / "results" / "scale.json"
+K = 15
+
+
+class Watch:
+    """CPU and wall seconds of parts, and the most memory of the process."""
+
+    def __init__(self, file: Path) -> None:
+        """Goes on with what the file says."""
+        self.file = file
+        self.parts: dict[str, Any] = (
+            json.loads(file.read_text()) if file.exists() else {}
+        )
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measures a part; the sums so far are on disk every second."""
+        old = self.parts.get(name, {"cpu": 0.0, "wall": 0.0, "own_gib": 0.0})
+        wall, cpu = time.time(), time.process_time()
+        stop, most = threading.Event(), [old["own_gib"]]
+
+        def note() -> None:
+            most[0] = max(most[0], own_memory())
+            self.parts[name] = {
+                "cpu": round(old["cpu"] + time.process_time() - cpu, 2),
+                "wall": round(old["wall"] + time.time() - wall, 2),
+                "own_gib": round(most[0], 3),
+            }
+            write_text(self.file, json.dumps(self.parts, indent=1))
+
+        def watch() -> None:
+            while not stop.wait(1):
+                note()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            note()
+
+
+def own_memory() -> float:
+    """GiB of the process that are not pages of files."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+def run(n: int, cache: Path) -> None:
+    """One audit, from features to suspects."""
+    data, path = cache / "data" / str(n), cache / "runs" / str(n)
+    scale_data.make(data, n)
+    path.mkdir(parents=True, exist_ok=True)
+    watch = Watch(cache / f"run-{n}.json")
+    features, labels = data / "features.npy", np.load(data / "labels.npy")
+    wrong = np.load(data / "wrong.npy")
+    with watch.part("neighbours"):
+        rows = scale.build_shards(
+            features, path / "rows", K, metric="cosine", show_progress=True
+        )
+    with watch.part("edges"):
+        edges = scale.undirected(rows, path / "edges")
+    with watch.part("scores"):
+        found = scale.label_noise(features, labels, path, k=K)
+    with watch.part("ranking"):
+        order = found.ranking().numpy()
+    with watch.part("disagreement"):
+        plain = scale.label_disagreement(edges, torch.from_numpy(labels))
+    by_plain = torch.argsort(plain, descending=True, stable=True).numpy()
+    with watch.part("filter"):
+        scale.high_pass(found.edges, plain)
+    many = int(wrong.sum())
+    watch.parts["result"] = {
+        "samples": n,
+        "edges": edges.num_edges,
+        "cells_compared": json.loads((path / "rows/plan.json").read_text())["cells"],
+        "neighbour_recall": round(scale.recall_of(path / "rows"), 4),
+        "wrong_found": round(float(wrong[order[:many]].mean()), 4),
+        "wrong_found_by_disagreement": round(float(wrong[by_plain[:many]].mean()), 4),
+        "wrong_share": round(float(wrong.mean()), 4),
+        "disk_gib": round(disk(path), 3),
+    }
+    write_text(watch.file, json.dumps(watch.parts, indent=1))
+    print(watch.file.read_text())
+
+
+def disk(path: Path) -> float:
+    """GiB of the files in a folder."""
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
+    )
+
+
+def best(function: Callable[[], Any], times: int = 3) -> tuple[float, float]:
+    """Least wall and CPU seconds of some calls."""
+    walls, cpus = [], []
+    for _ in range(times):
+        wall, cpu = time.perf_counter(), time.process_time()
+        function()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return min(walls), min(cpus)
+
+
+def make_rows(path: Path, n: int, near: int | None, half: bool) -> RowShards:
+    """Neighbours at random, within ``near`` rows or anywhere, with weights."""
+    shards = RowShards.create(path, n, K, values="weight", block_size=2**20)
+    for b in shards.folder.unfinished:
+        rows = shards.rows(b)
+        rng = np.random.default_rng([n, b])
+        shape = (rows.stop - rows.start, K)
+        if near is None:
+            indices = rng.integers(0, n, shape, dtype=np.int32)
+        else:
+            indices = rng.integers(-near, near, shape, dtype=np.int32)
+            indices += np.arange(rows.start, rows.stop, dtype=np.int32)[:, None]
+            np.clip(indices, 0, n - 1, out=indices)
+        weights = rng.random(shape, dtype=np.float32)
+        shards.write_block(b, indices, weights.astype(np.float16 if half else "f4"))
+    return shards
+
+
+def drop_pages(path: Path) -> None:
+    """Asks the system to forget the files, so that they are read from the disk."""
+    for file in path.glob("*.npy"):
+        with open(file, "rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_all(path: Path) -> None:
+    """Reads the files, 16 MiB at a time."""
+    for file in sorted(path.glob("*.npy")):
+        with open(file, "rb", buffering=0) as stream:
+            while stream.read(2**24):
+                pass
+
+
+def filter_times(cache: Path) -> None:
+    """One hop in memory and from disk."""
+    file = cache / "filter.json"
+    table: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for near in (50_000, None):
+        name = f"10M x {K}, " + ("in cell order" if near else "in random order")
+        if name in table:
+            continue
+        path = cache / "filter" / name.replace(" ", "-")
+        shards = make_rows(path, 10**7, near, half=False)
+        f = torch.randn(10**7, generator=torch.Generator().manual_seed(0))
+        blocks = [shards.sparse_rows(b) for b in range(shards.num_blocks)]
+        whole = torch.sparse_csr_tensor(
+            torch.arange(0, 10**7 * K + 1, K, dtype=torch.int32),
+            torch.cat([block.indices for block in blocks]),
+            torch.cat([w for w in (b.weights for b in blocks) if w is not None]),
+            size=(10**7, 10**7),
+            check_invariants=False,
+        )
+        product = best(lambda m=whole, f=f: torch.mv(m, f))  # type: ignore[misc]
+        expected = torch.mv(whole, f)
+        del whole, blocks
+        for shift in ("adjacency", "random_walk"):
+            hop = best(lambda s=shards, f=f, a=shift: scale.high_pass(s, f, a))  # type: ignore[misc]
+            table[name if shift == "random_walk" else f"{name}, W only"] = {
+                "product_wall": product[0],
+                "product_cpu": product[1],
+                "hop_wall": hop[0],
+                "hop_cpu": hop[1],
+                "wall_ratio": hop[0] / product[0],
+                "cpu_ratio": hop[1] / product[1],
+            }
+        found = f - scale.high_pass(shards, f, "adjacency")
+        # The difference of two numbers of their size.
+        error = float((found - expected).abs().max())
+        table[name]["largest_difference"] = error
+        write_text(file, json.dumps(table, indent=1))
+    for near in (50_000, None):
+        name = f"50M x {K}, " + ("in cell order" if near else "in random order")
+        if name in table:
+            continue
+        path = cache / "filter" / name.replace(" ", "-")
+        n = 5 * 10**7
+        shards = make_rows(path, n, near, half=True)
+        f = torch.randn(n, generator=torch.Generator().manual_seed(0))
+        row = {"gib": disk(path)}
+        for state in ("disk", "memory"):
+            if state == "disk":
+                drop_pages(path)
+            read = best(lambda p=path: read_all(p), 1)  # type: ignore[misc]
+            if state == "disk":
+                drop_pages(path)
+            hop = best(lambda s=shards, f=f: scale.high_pass(s, f, "adjacency"), 1)  # type: ignore[misc]
+            row[f"read_from_{state}_wall"], row[f"read_from_{state}_cpu"] = read
+            row[f"hop_from_{state}_wall"], row[f"hop_from_{state}_cpu"] = hop
+            row[f"ratio_from_{state}"] = hop[0] / read[0]
+        table[name] = row
+        write_text(file, json.dumps(table, indent=1))
+    print(json.dumps(table, indent=1))
+
+
+def curve(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Exponents of N for the CPU seconds of each part, from the runs of 10^5 on."""
+    sizes = [n for n in sorted(runs) if n >= 10**5]
+    fits = {}
+    for part in ("neighbours", "edges", "scores", "disagreement", "filter"):
+        seconds = [runs[n][part]["cpu"] for n in sizes]
+        power, log = np.polyfit(np.log(sizes), np.log(seconds), 1)
+        fits[part] = {
+            "cpu_seconds": f"{np.exp(log):.3g} * N^{power:.3f}",
+            "at_1e9_hours": round(float(np.exp(log) * 1e9**power) / 3600, 2),
+        }
+    gib = [runs[n]["result"]["disk_gib"] / n for n in sizes]
+    own = [max(p.get("own_gib", 0) for p in runs[n].values()) for n in sizes]
+    slope, start = np.polyfit(sizes, own, 1)
+    return {
+        "sizes": sizes,
+        "parts": fits,
+        "disk_bytes_per_sample": round(gib[-1] * 2**30, 1),
+        "disk_tib_at_1e9": round(gib[-1] * 1e9 / 2**10, 3),
+        "own_memory_gib": f"{start:.2f} + {slope * 1e6:.3f} per million samples",
+        "own_memory_gib_at_1e9": round(float(start + slope * 1e9), 1),
+    }
+
+
+def report(cache: Path, out: Path) -> None:
+    """Puts the parts together."""
+    runs = {}
+    for file in cache.glob("run-*.json"):
+        parts = json.loads(file.read_text())
+        if "result" in parts:
+            runs[int(file.stem.split("-")[1])] = parts
+    record = {
+        "command": "python -m tests.benchmarks.bench_scale "
+        "{run N | filter | equality | report} --cache DIR",
+        "versions": {
+            "python": platform.python_version(),
+            "captum_margin": captum_margin.__version__,
+            **{name: version(name) for name in ("torch", "numpy", "scipy")},
+        },
+        "settings": {
+            "seed": 0,
+            "threads": torch.get_num_threads(),
+            "features": 64,
+            "k": K,
+            "metric": "cosine",
+            "recall": 0.95,
+            "data": " ".join((scale_data.__doc__ or "").split()),
+        },
+        "runs": {str(n): runs[n] for n in sorted(runs)},
+        "curve": curve(runs),
+    }
+    for name in ("filter", "equality"):
+        file = cache / f"{name}.json"
+        if file.exists():
+            record[name] = json.loads(file.read_text())
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["curve"], indent=1), f"\nwritten to {out}")
+
+
+def main() -> None:
+    """Runs one part."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=["run", "filter", "equality", "report"])
+    parser.add_argument("n", type=int, nargs="?", default=10**5)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    if args.part == "run":
+        run(args.n, args.cache)
+    elif args.part == "filter":
+        filter_times(args.cache)
+    elif args.part == "equality":
+        equality(args.cache)
+    else:
+        report(args.cache, args.out)
+
+
+if __name__ == "__main__":
+    main()

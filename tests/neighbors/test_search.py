@@ -1,0 +1,325 @@
+"""All searches against brute force, and what each must do with awkward points."""
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from captum_margin.neighbors import (
+    CellIndex,
+    CellSearch,
+    ExactSearch,
+    FaissSearch,
+    Neighbors,
+    PyNNDescentSearch,
+    find_neighbors,
+    neighbors_among,
+    recall_at_k,
+)
+from captum_margin.neighbors import find as find_module
+from captum_margin.neighbors.rows import Rows
+from captum_margin.signal import knn_graph
+
+
+def installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
+needs_faiss = pytest.mark.skipif(not installed("faiss"), reason="needs faiss")
+needs_pynndescent = pytest.mark.skipif(
+    not installed("pynndescent"), reason="needs pynndescent"
+)
+APPROXIMATE = [CellSearch, pytest.param(FaissSearch, marks=needs_faiss)]
+SEARCHES = [ExactSearch, *APPROXIMATE]
+
+
+def points(n=700, width=6, seed=0, clusters=9):
+    generator = torch.Generator().manual_seed(seed)
+    centres = 4 * torch.randn(clusters, width, generator=generator)
+    which = torch.randint(clusters, (n,), generator=generator)
+    return centres[which] + torch.randn(n, width, generator=generator)
+
+
+def brute_force(x, k, metric="euclidean"):
+    """Neighbours by distance, then index, one row at a time; distances in float64."""
+    x = np.asarray(x, np.float64)
+    if metric == "cosine":
+        x = np.array([row / (np.sqrt((row**2).sum()) or 1.0) for row in x])
+    near, distances = [], []
+    for i, row in enumerate(x):
+        distance = np.sqrt(((x - row) ** 2).sum(axis=1))
+        distance[i] = np.inf
+        order = np.lexsort((np.arange(len(x)), distance))[:k]
+        near.append(order)
+        distances.append(distance[order])
+    return np.array(near), np.array(distances)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_exact_search_is_brute_force(metric, sparse):
+    x = points(120)
+    x[5] = x[17] = x[60]
+    expected, lengths = brute_force(x, 4, metric)
+    given = scipy.sparse.csr_matrix(x.double().numpy()) if sparse else x.double()
+    indices, distances = ExactSearch(metric)(given, 4)
+    assert indices.tolist() == expected.tolist()
+    assert distances.numpy() == pytest.approx(lengths, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_distances_are_those_of_the_listed_rows(search, metric):
+    x = points()
+    indices, distances = search(metric)(x, 5)
+    assert indices.dtype == torch.int64 and distances.dtype == torch.float32
+    y = x / x.norm(dim=1, keepdim=True) if metric == "cosine" else x
+    expected = (y[:, None] - y[indices]).norm(dim=2)
+    torch.testing.assert_close(distances, expected, rtol=1e-5, atol=1e-6)
+    assert bool((distances.diff(dim=1) >= 0).all())
+    assert not bool((indices == torch.arange(len(x))[:, None]).any())
+
+
+@pytest.mark.parametrize("search", APPROXIMATE)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_wanted_recall_is_reached(search, metric):
+    x = points(4000, width=10, clusters=30)
+    near, _ = brute_force(x, 6, metric)
+    for wanted in (0.8, 0.99):
+        indices, _ = search(metric, recall=wanted)(x, 6)
+        hits = [len({*a} & {*b}) for a, b in zip(near, indices.tolist(), strict=True)]
+        assert np.mean(hits) / 6 >= wanted - 0.02
+
+
+@pytest.mark.parametrize("search", APPROXIMATE)
+def test_a_recall_of_one_finds_all_in_a_single_cell(search):
+    x = points(90)
+    indices, _ = search(recall=1.0)(x, 5)
+    expected, _ = brute_force(x, 5)
+    assert indices.sort(dim=1).values.tolist() == np.sort(expected, 1).tolist()
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_more_duplicates_than_neighbours(search):
+    x = points(3000)
+    x[:1500] = x[0]  # more than a cell may hold
+    indices, distances = search()(x, 5)
+    assert bool((distances[:1500] == 0).all())
+    assert bool((indices[:1500] < 1500).all())
+    assert not bool((indices == torch.arange(len(x))[:, None]).any())
+    listed = indices.sort(dim=1).values
+    assert not bool(((listed.diff(dim=1) == 0) & (listed[:, 1:] >= 0)).any())
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_identical_points(search):
+    indices, distances = search()(torch.ones(700, 3), 4)
+    assert bool((distances == 0).all())
+    assert bool(((indices >= 0) & (indices != torch.arange(700)[:, None])).all())
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_fewer_points_than_neighbours(search, n):
+    x = torch.arange(float(n))[:, None]
+    indices, distances = search()(x, 4)
+    assert indices.shape == distances.shape == (n, 4)
+    assert bool((indices[:, n - 1 :] == -1).all())
+    assert bool(distances[:, n - 1 :].isinf().all())
+    for i in range(n):
+        assert set(indices[i, : n - 1].tolist()) == set(range(n)) - {i}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_same_seed_gives_the_same_result(search):
+    x = points(2000)
+    state = torch.get_rng_state()
+    first, again = search()(x, 5), search()(x, 5)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_memory_map_is_read_as_the_array(search, tmp_path):
+    x = points(1500)
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for given in (mapped, x.numpy().astype(np.float64)):
+        assert torch.equal(search()(given, 5)[0], search()(x, 5)[0])
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_values_that_are_no_numbers(search, value):
+    x = points(300)
+    x[200, 2] = value
+    if search is ExactSearch and value == 1e30:
+        return  # its squares are finite in double precision
+    with pytest.raises(ValueError, match="expected finite features"):
+        search()(x, 3)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_rows_of_zeros_have_no_direction(search):
+    x = points(400)
+    x[10] = x[20] = 0
+    indices, distances = search("cosine")(x, 3)
+    assert indices[10, 0] == 20 and distances[10, 0] == 0
+    torch.testing.assert_close(distances[10, 1:], torch.ones(2))
+
+
+def test_cells_far_from_the_origin():
+    x = points(1500) + 1000
+    near, _ = brute_force(x, 5)
+    indices, _ = CellSearch(recall=0.99)(x, 5)
+    hits = [len({*a} & {*b}) for a, b in zip(near, indices.tolist(), strict=True)]
+    assert np.mean(hits) / 5 > 0.97
+
+
+def test_cells_hold_every_row_once_and_are_not_too_large():
+    x = points(3000)
+    x[:1500] = x[0]
+    index = CellIndex(Rows(x))
+    assert index.order.sort().values.tolist() == list(range(3000))
+    torch.testing.assert_close(index.points + index.centre, x[index.order])
+    sizes = index.start.diff()
+    assert int(sizes.sum()) == 3000 and int(sizes.max()) <= 8 * 96
+    starts = index.start.tolist()
+    for cell, (low, high) in enumerate(itertools.pairwise(starts)):
+        if high > low:
+            mean = index.points[low:high].mean(dim=0)
+            torch.testing.assert_close(index.means[cell], mean, rtol=1e-4, atol=1e-4)
+
+
+def test_find_neighbors_chooses_by_size(monkeypatch):
+    x = points(600)
+    found = find_neighbors(x, 4)
+    assert isinstance(found, Neighbors)
+    assert (found.backend, found.recall) == ("exact", None)
+    edges = knn_graph(x, 4)[0]
+    listed = torch.stack(
+        [found.indices.flatten(), torch.arange(600).repeat_interleave(4)]
+    )
+    assert {*map(tuple, edges.T.tolist())} == {
+        pair for a, b in listed.T.tolist() for pair in ((a, b), (b, a))
+    }
+    monkeypatch.setattr(find_module, "EXACT_UP_TO", 500)
+    found = find_neighbors(x, 4)
+    assert found.backend == "cells"
+    assert found.recall is not None and found.recall.value > 0.93
+
+
+def test_a_search_of_ones_own_is_checked():
+    x = points(300)
+
+    def wrong(x, k):
+        return (torch.arange(len(x))[:, None] + 1 + torch.arange(k)) % len(x), (
+            torch.zeros(len(x), k)
+        )
+
+    with pytest.warns(UserWarning, match="have a recall of 0"):
+        assert find_neighbors(x, 3, backend=wrong).backend == "function"
+    with pytest.raises(ValueError, match="no row among its own neighbours"):
+        find_neighbors(
+            x,
+            1,
+            backend=lambda x, k: (torch.arange(len(x))[:, None], torch.zeros(300, 1)),
+        )
+    with pytest.raises(ValueError, match=r"expected indices of shape \(N, k\)"):
+        find_neighbors(x, 2, backend=lambda x, k: (torch.zeros(3), torch.zeros(3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "expected k >= 1"),
+        ({"k": 1.5}, TypeError, "expected an integer k"),
+        ({"metric": "manhattan"}, ValueError, "expected metric"),
+        ({"backend": "annoy"}, ValueError, "expected backend"),
+        ({"recall": 0.0}, ValueError, "expected recall"),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        find_neighbors(points(20), **{"k": 2, **options})
+
+
+@pytest.mark.parametrize("x", [torch.ones(3), torch.ones(0, 2), np.array([["a"]])])
+def test_wrong_points(x):
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        find_neighbors(x, 2)
+
+
+@pytest.mark.parametrize("backend", ["auto", "cells"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_neighbours_of_other_points(backend, metric):
+    x, queries = points(900), points(150, seed=5)
+    queries[3] = x[700]  # not itself: it is listed
+    near, distance = neighbors_among(x, queries, 5, metric=metric, backend=backend)
+    a, b = (
+        v / v.norm(dim=1, keepdim=True) if metric == "cosine" else v
+        for v in (queries, x)
+    )
+    true = torch.cdist(a.double(), b.double()).sort(dim=1, stable=True)
+    hits = (near[:, :, None] == true.indices[:, None, :5]).any(dim=2).double().mean()
+    assert hits == 1 if backend == "auto" else hits > 0.93
+    assert near[3, 0] == 700 and distance[3, 0] == 0
+    expected = (a[:, None] - b[near]).norm(dim=2)
+    torch.testing.assert_close(distance, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_recall_counts_by_distance():
+    x = torch.tensor([[0.0], [1.0], [-1.0], [5.0]])
+    # Rows 1 and 2 are equally near to row 0; one listed twice counts once.
+    exact = torch.tensor([[1], [0], [0], [1]])
+    assert recall_at_k(x, exact) == (1.0, 0.0)
+    assert recall_at_k(x, torch.tensor([[2], [0], [0], [1]])).value == 1
+    assert recall_at_k(x, torch.tensor([[3], [0], [0], [-1]])).value == 0.5
+    twice = torch.tensor([[1, 1], [0, 2], [0, 1], [1, 0]])
+    assert recall_at_k(x, twice).value == pytest.approx(7 / 8)
+    itself = torch.tensor([[0, 1], [0, 2], [0, 1], [1, 0]])
+    assert recall_at_k(x, itself).value == pytest.approx(7 / 8)
+
+
+def test_recall_of_a_sample_has_its_standard_error():
+    x = points(500)
+    indices, _ = ExactSearch()(x, 4)
+    indices[:250, 2:] = -1  # half of the neighbours of half of the rows
+    value, error = recall_at_k(x, indices, n_samples=200)
+    assert abs(value - 0.75) < 4 * error
+    assert error == pytest.approx(0.25 / 200**0.5, rel=0.05)
+
+
+@needs_pynndescent
+@pytest.mark.slow
+def test_pynndescent_is_of_the_same_form():
+    x = points(600)
+    x[:20] = x[0]
+    for metric in ("euclidean", "cosine"):
+        indices, distances = PyNNDescentSearch(metric)(x, 5)
+        y = x / x.norm(dim=1, keepdim=True) if metric == "cosine" else x
+        expected = (y[:, None] - y[indices]).norm(dim=2)
+        torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-3)
+        assert not bool((indices == torch.arange(600)[:, None]).any())
+        assert recall_at_k(x, indices, metric=metric).value > 0.9
+
+
+@needs_faiss
+def test_faiss_in_eight_bits_finds_most():
+    x = points(3000)
+    indices, distances = FaissSearch(compressed=True)(x, 5)
+    assert recall_at_k(x, indices).value > 0.93
+    expected = (x[:, None] - x[indices]).norm(dim=2)
+    torch.testing.assert_close(distances, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["faiss", "pynndescent"])
+def test_a_library_that_is_not_installed(name, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(
+        ValueError, match=f"pip install .*{'scale' if name == 'faiss' else name}"
+    ):
+        find_neighbors(points(200), 3, backend=name)

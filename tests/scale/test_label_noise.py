@@ -1,0 +1,102 @@
+"""The whole run on disk against the class in memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from captum_margin.influence import LabelNoise
+from captum_margin.scale import _linear, label_noise
+from captum_margin.signal._linear import LinearVotes
+from tests.helpers.shards import clusters
+
+OPTIONS = [
+    {},
+    {"linear": False},
+    {"trusted": False},
+    {"linear": False, "trusted": False},
+    {"metric": "euclidean", "bandwidth": 1.0},
+    {"bandwidth": None, "shift": "random_walk"},
+    {"sided": "below"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_scores_are_those_of_the_class(tmp_path, options):
+    x, y = clusters(400)
+    found = label_noise(x, y, tmp_path, k=8, recall=1.0, block_size=90, **options)
+    noise = LabelNoise.from_features(x, y, k=8, **options)
+    expected = noise.result()
+    # All neighbours were found, so the graphs are the same.
+    assert torch.equal(found.edges.to_graph().edge_index, expected.graph.edge_index)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=2e-6)
+    top = found.ranking()[:20]
+    assert float(expected.scores[top].min()) >= float(
+        expected.scores.sort(descending=True).values[19] - 1e-5
+    )
+
+
+@pytest.mark.parametrize("numbers", [2**23, 300])
+def test_wide_features_and_small_chunks(tmp_path, monkeypatch, numbers):
+    monkeypatch.setattr(_linear, "BLOCK_NUMBERS", numbers)
+    x, y = clusters(60, width=1100 if numbers > 300 else 20)
+    found = label_noise(x, y, tmp_path, k=4, recall=1.0, block_size=25)
+    expected = LabelNoise.from_features(x, y, k=4).self_influence()
+    torch.testing.assert_close(found.scores, expected, rtol=0, atol=2e-5)
+
+
+def test_the_regression_is_that_in_memory(tmp_path):
+    x, y = clusters(300)
+    edges = label_noise(x, y, tmp_path, k=4, metric="euclidean", block_size=70).edges
+    points = _linear.BlockFolder(tmp_path / "rows" / "points")
+    trust = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    signal = _linear.LabelSignal(
+        _linear.Shared(edges.to_rows(y).numpy()),
+        _linear.Shared(edges.to_rows(trust).numpy()),
+        3,
+    )
+    axes = _linear.axes_of(points, None)
+    fit = _linear.regress(points, axes, signal, None)
+    parts = [
+        fit.votes(turned, signal.rows(rows))
+        for b in range(points.num_blocks)
+        for rows, turned in _linear.turned_rows(points, axes, b)
+    ]
+    f = trust[:, None] * torch.nn.functional.one_hot(y, 3)
+    expected = LinearVotes(x.double())(f.double()).clamp(0, 1).float()
+    found = edges.to_samples(torch.cat(parts))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_labels_of_any_kind(tmp_path):
+    x, y = clusters(100)
+    names = np.array(["ant", "bee", "cat"])
+    found = [
+        label_noise(x, labels, tmp_path, k=4).scores
+        for labels in (y, y.numpy(), names[y.numpy()], y * 7 - 3)
+    ]
+    assert all(torch.equal(scores, found[0]) for scores in found)
+
+
+def test_other_labels_use_the_same_graph(tmp_path, monkeypatch):
+    x, y = clusters(100)
+    first = label_noise(x, y, tmp_path, k=4)
+    monkeypatch.setattr("captum_margin.scale.build.join_block", None)
+    flipped = y.clone()
+    flipped[7] = (y[7] + 1) % 3
+    again = label_noise(x, flipped, tmp_path, k=4)
+    assert float(again.scores[7]) != float(first.scores[7])
+
+
+def test_one_class_has_no_suspects(tmp_path):
+    x, _ = clusters(50)
+    with pytest.warns(UserWarning, match="one class"):
+        found = label_noise(x, torch.ones(50, dtype=torch.long), tmp_path, k=3)
+    assert torch.equal(found.scores, torch.zeros(50))
+
+
+def test_arguments_are_checked(tmp_path):
+    x, y = clusters(50)
+    with pytest.raises(ValueError, match="symmetric"):
+        label_noise(x, y, tmp_path, k=3, shift="laplacian")
+    with pytest.raises(ValueError, match=r"labels of shape \(N,\) = \(50,\)"):
+        label_noise(x, y[:9], tmp_path, k=3)
