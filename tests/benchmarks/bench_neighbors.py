@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import platform
 import resource
 import subprocess
 import sys
@@ -177,7 +178,10 @@ def _record(results: dict[str, Any]) -> dict[str, Any]:
         "command": "python -m tests.benchmarks.bench_neighbors --folder DIR",
         "settings": {"k": K, "features": WIDTH, "recall": RECALL, "seed": SEED},
         "machine": {**machine(), "threads": 1},
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
         "results": results,
     }
 

@@ -43,6 +43,7 @@ from captum_margin.scale import RowShards
 from captum_margin.scale._folder import write_text
 
 from . import scale_data
+from .machine import machine
 from .scale_equality import equality
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
@@ -287,6 +288,7 @@ def report(cache: Path, out: Path) -> None:
             "captum_margin": captum_margin.__version__,
             **{name: version(name) for name in ("torch", "numpy", "scipy")},
         },
+        "machine": machine(),
         "settings": {
             "seed": 0,
             "threads": torch.get_num_threads(),

@@ -52,6 +52,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 _SALIENCY = "python -m tests.benchmarks.bench_saliency --cache DIR/saliency"
 _COALITION = "python -m tests.benchmarks.bench_coalition --cache DIR/coalition"
+_SCALE = "python -m tests.benchmarks.bench_scale"
 _ACTIVE = "python -m tests.benchmarks.bench_active_learning --cache DIR/active"
 # Results that take several commands, or one that the record does not tell in full.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -65,6 +66,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "'SLIC coalitions' 'coalitions of 0 steps' '30 steps, 4 noises of 0.2'",
         f"{_COALITION} --photographs 7 --methods paper",
         f"{_COALITION} --report",
+    ),
+    "scale": tuple(
+        f"{_SCALE} {part} --cache DIR/scale"
+        for part in (
+            *(f"run {n}" for n in (10**4, 10**5, 10**6, 10**7)),
+            "filter",
+            "equality",
+            "report",
+        )
     ),
     "influence_cost": ("python -m tests.benchmarks.bench_influence_cost --again",),
     "representative_cost": (
