@@ -40,8 +40,9 @@ def samples_of(data: Any) -> Samples:
 
 def rows_of(x: Tensor, nodes: int, name: str) -> Tensor:
     """Checked rows (N, F) of floating numbers."""
-    if not isinstance(x, Tensor) or x.is_complex():
-        raise TypeError(f"expected {name} as a real tensor (got {type(x).__name__})")
+    if not isinstance(x, Tensor) or x.is_complex() or x.layout != torch.strided:
+        kind = getattr(x, "layout", type(x).__name__)
+        raise TypeError(f"expected {name} as a dense real tensor (got {kind})")
     if x.dim() != 2 or x.size(0) != nodes:
         raise ValueError(
             f"expected {name} of shape (N, F) with N = {nodes} (got {tuple(x.shape)})"

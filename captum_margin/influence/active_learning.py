@@ -49,8 +49,8 @@ class ActiveLearningSettings(Settings):
 
     def __post_init__(self) -> None:
         """Checks the reach."""
-        if self.reach < 0:
-            raise ValueError(f"expected reach >= 0 (got {self.reach})")
+        if not isinstance(self.reach, int) or self.reach < 0:
+            raise ValueError(f"expected a whole reach >= 0 (got {self.reach})")
 
 
 def select_nodes(

@@ -8,6 +8,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from captum_margin.influence._nodes import indices_of
 from captum_margin.influence.active_learning import ActiveLearning
 
 __all__ = ["SelectNodes"]
@@ -74,11 +75,12 @@ class SelectNodes(BaseTransform):
             labelled=self.labelled,
             per_class=self.per_class,
         )
-        data.margin_score = learning.self_influence()
+        result = learning.result()
+        data.margin_score = result.scores
         mask = torch.zeros(data.num_nodes, dtype=torch.bool, device=chosen.device)
         mask[chosen] = True
         if self.labelled is not None:
-            mask[torch.as_tensor(self.labelled, device=mask.device)] = True
+            mask[indices_of(self.labelled, result.graph, "labelled")] = True
         data.train_mask = mask
         return data
 

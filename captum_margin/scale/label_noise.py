@@ -33,6 +33,7 @@ from captum_margin.scale.filter import degrees, scale_of
 from captum_margin.scale.functions import class_votes, row_labels
 from captum_margin.scale.shards import BLOCK_SIZE
 from captum_margin.signal import rank
+from captum_margin.signal._labels import as_labels
 from captum_margin.signal.protocol import Sided, influence
 
 __all__ = ["NoiseScores", "label_noise"]
@@ -117,8 +118,9 @@ def label_noise(
         NoiseScores: Scores in the order of the samples, and the graph.
 
     Raises:
-        ValueError: As :func:`build_shards`, if labels are not (N,), or an option is
-            unknown.
+        TypeError: If the labels are fractions or of several types.
+        ValueError: As :func:`build_shards`, if labels are not (N,) or one is missing,
+            or an option is unknown.
 
     Cost: that of :func:`build_shards` and :func:`undirected`, then with ``linear``
     O(N F (F + P C)) for P = 10 penalties, and O(E) for each of at most three passes
@@ -126,7 +128,7 @@ def label_noise(
     """
     if shift not in ("symmetric", "random_walk"):
         raise ValueError(f"expected shift 'symmetric' or 'random_walk' (got {shift!r})")
-    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    codes, classes = as_labels(labels, len(labels))  # N is not known yet
     path = Path(path)
     rows = build_shards(
         features,
@@ -139,7 +141,7 @@ def label_noise(
         block_size=block_size,
         show_progress=show_progress,
     )
-    y = row_labels(rows, torch.from_numpy(codes.reshape(-1)))
+    y = row_labels(rows, codes)
     edges = undirected(rows, path / "edges", executor=executor)
     if bandwidth is not None:
         edges = edges.gaussian(bandwidth)

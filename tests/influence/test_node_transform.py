@@ -54,6 +54,10 @@ def test_labelled_nodes_are_in_the_mask_and_not_chosen_again(form):
     assert found == {*first.tolist(), *second.tolist()} and len(found) == 5
 
 
+def test_nothing_labelled_yet_is_no_label():
+    assert int(SelectNodes(2, labelled=[])(graph()).train_mask.sum()) == 2
+
+
 def test_in_a_composition():
     pool = torch.tensor([1, 2, 3, 4])
     steps = T.Compose([T.ToUndirected(), T.NormalizeFeatures(), SelectNodes(9)])

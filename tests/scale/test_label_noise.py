@@ -100,3 +100,11 @@ def test_arguments_are_checked(tmp_path):
         label_noise(x, y, tmp_path, k=3, shift="laplacian")
     with pytest.raises(ValueError, match=r"labels of shape \(N,\) = \(50,\)"):
         label_noise(x, y[:9], tmp_path, k=3)
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_a_missing_label_is_no_class(tmp_path, missing):
+    x, y = clusters(50)
+    labels = [*torch.as_tensor(y)[:49].tolist(), missing]
+    with pytest.raises(ValueError, match="1 missing, the first at 49"):
+        label_noise(x, labels, tmp_path)
