@@ -15,6 +15,7 @@ import captum_margin
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+GUIDE = ROOT / "tutorials" / "guide.md"
 TROUBLESHOOTING = ROOT / "tutorials" / "troubleshooting.md"
 COMMANDS = ("pip install . && captum-margin demo", 'pip install ".[test]" && pytest')
 NOTEBOOK_SECONDS = 110
@@ -37,14 +38,15 @@ def test_examples_of_docstrings(name, monkeypatch, tmp_path):
     assert result.failed == 0
 
 
-def test_readme_code_runs_as_printed(monkeypatch, tmp_path):
+@pytest.mark.parametrize("path", [README, GUIDE], ids=lambda path: path.name)
+def test_code_runs_as_printed(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    text = README.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
-        # Blank lines before the code, so that a traceback names the README's line.
+        # Blank lines before the code, so that a traceback names the document's line.
         offset = text.count("\n", 0, block.start(1))
-        code = compile("\n" * offset + block[1], str(README), "exec")
+        code = compile("\n" * offset + block[1], str(path), "exec")
         exec(code, namespace)
     assert "__name__" in namespace
 

@@ -1,6 +1,6 @@
-"""What the README says outside its tables is what the benchmarks recorded.
+"""What the pages say outside their tables is what the benchmarks recorded.
 
-Change the README's sentence when a record changes, and the words here with it.
+Change the sentence when a record changes, and the words here with it.
 """
 
 from pathlib import Path
@@ -11,11 +11,12 @@ import pytest
 from tests.benchmarks.table_cells import MINUS, load
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "tutorials" / "benchmarks.md"
 DASH = "\N{EN DASH}"
 
 
 def prose():
-    """What the README says outside its tables, from the records."""
+    """What benchmarks.md says outside its tables, from the records."""
     methods = load("saliency")["methods"]
     score = {
         name: row["metrics"]["insertion_minus_deletion"]["mean"]
@@ -168,6 +169,11 @@ def coalition_prose():
 
 
 @pytest.mark.parametrize("said", [*prose()])
-def test_figures_of_the_readmes_prose(said):
-    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert said in words, "the records say so, the README does not"
+def test_figures_of_the_prose(said):
+    words = " ".join(BENCHMARKS.read_text(encoding="utf-8").split())
+    assert said in words, "the records say so, the page does not"
+
+
+def test_the_readme_repeats_the_pages_figures():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert next(prose()) in readme

@@ -38,7 +38,7 @@ def test_every_table_is_shown():
     texts = [path.read_text(encoding="utf-8") for path in tables.DOCUMENTS]
     shown = {match[2] for text in texts for match in tables.MARKED.finditer(text)}
     assert shown == set(tables.TABLES)
-    evidence = texts[0].partition("## How good")[2].partition("\n## ")[0]
+    evidence = texts[1]  # no table of it is written by hand
     assert len(re.findall(r"^\|---", evidence, re.M)) == evidence.count("<!-- table:")
 
 
@@ -79,7 +79,7 @@ def test_bad_markers_are_refused(text, message):
 
 
 def test_a_changed_number_is_put_right():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = tables.DOCUMENTS[1].read_text(encoding="utf-8")
     changed = text.replace("0.659 ± 0.019", "0.660 ± 0.019", 1)
     assert changed != text
     assert tables.render(changed) == text

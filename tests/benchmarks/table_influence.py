@@ -40,7 +40,7 @@ OURS = "select_nodes"
 # How the names of its other forms begin; all other names are of peers.
 DEVIATIONS = ("coverage", "norm", "high-pass")
 SIZES = ("10", "110", "410", "960", "2500")
-# Rows of the README: the case (with labels or without), the record's name, our name.
+# Rows of the page: the case (with labels or without), the record's name, our name.
 PROTOTYPES = (
     ("local", "ours", "**Prototypes**, with labels"),
     ("local", "k-means medoids by class", "k-means medoids of each class"),

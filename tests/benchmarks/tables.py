@@ -1,4 +1,4 @@
-"""Re-makes every table of measurements in the README and in the case studies.
+"""Re-makes every table of measurements in the README and in the tutorials' pages.
 
     python -m tests.benchmarks.tables                  from the results on record
     python -m tests.benchmarks.tables --check          only compares; exit status 1
@@ -24,13 +24,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import table_images, table_influence
+from . import table_images, table_influence, table_summary
 from .table_cells import RESULTS, load
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "tutorials" / "case_studies.md")
+PAGES = ("README.md", "tutorials/benchmarks.md", "tutorials/case_studies.md")
+DOCUMENTS = tuple(ROOT / page for page in PAGES)
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": table_summary.summary,
     "saliency": table_images.saliency,
     "saliency-forms": table_images.saliency_forms,
     "representative": table_images.representative,
