@@ -10,7 +10,9 @@ where the function changes against its neighbourhood are the answer.
 - :func:`captum_margin.explain`: any attribution method's maps as one
   :class:`captum_margin.Explanation`: save, load, plot, evaluate;
 - :mod:`captum_margin.neighbors`: the nearest neighbours of very many points;
-- :mod:`captum_margin.signal`: the five steps themselves, on plain tensors.
+- :mod:`captum_margin.signal`: the five steps themselves, on plain tensors;
+- ``captum_margin.scale``, imported by name: the same on disk, for more samples than fit
+  in memory.
 """
 
 import warnings

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin.attr._captum import TargetType
+from captum_margin.attr._hooks import layer_name
 from captum_margin.explanation import Explanation, Tensors, are_tensors
 
 __all__ = ["explain"]
@@ -42,7 +43,8 @@ def explain(
         their details; with ``return_convergence_delta=True`` the delta is a detail.
 
     Raises:
-        TypeError: If ``method`` has no ``attribute``, or that returns no tensors.
+        TypeError: If ``method`` has no ``attribute``, or that returns no tensors, or
+            the inputs are none.
 
     Cost: that of ``attribute``, and a copy of the inputs. A method that is fitted when
     first used (``RepresentativeInterpretation`` with references) is fitted within, and
@@ -73,10 +75,17 @@ def explain(
         torch.Size([1, 3, 16, 16])
     """
     attribute = getattr(method, "attribute", None)
-    if not callable(attribute):
+    if not callable(attribute) or isinstance(method, type):
+        what = "the class " if isinstance(method, type) else ""
+        name = method.__name__ if isinstance(method, type) else type(method).__name__
         raise TypeError(
             "expected a method with attribute(), such as MarginSaliency(model) (got "
-            f"{type(method).__name__})"
+            f"{what}{name})"
+        )
+    if not are_tensors(inputs):
+        raise TypeError(
+            "expected inputs as a tensor, or a tuple of tensors for several inputs "
+            f"(got {type(inputs).__name__})"
         )
     arguments = dict(kwargs)
     has_details = "return_details" in inspect.signature(attribute).parameters
@@ -134,7 +143,7 @@ def _counted(method: Any) -> Iterator[tuple[Any, list[int]]]:
             count[0] += len(first)
 
     model = getattr(method, "forward_func", None)
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
         handle = model.register_forward_pre_hook(lambda _, inputs: add(inputs))
         try:
             yield method, count
@@ -161,14 +170,7 @@ def _layer_name(method: Any) -> str | None:
     layer = getattr(method, "layer", None)
     if not isinstance(layer, nn.Module):
         return None
-    model = getattr(method, "forward_func", None)
-    if isinstance(model, nn.DataParallel):
-        model = model.module
-    if isinstance(model, nn.Module):
-        for name, module in model.named_modules():
-            if module is layer:
-                return str(name)
-    return type(layer).__name__
+    return layer_name(getattr(method, "forward_func", None), layer)
 
 
 def _method_name(method: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -42,7 +43,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Whatever happens within, Ctrl-C too, ``path`` is what it was or what it shall be,
     and nothing else is left.
+
+    Raises:
+        OSError: If its folder is missing, or it is a folder itself.
     """
+    if not path.parent.is_dir():
+        missing = "no such folder; create it first, with mkdir(parents=True)"
+        raise FileNotFoundError(errno.ENOENT, missing, str(path.parent))
+    if path.is_dir():
+        folder = "expected a file (got a folder); name one in it"
+        raise IsADirectoryError(errno.EISDIR, folder, str(path))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part

@@ -125,10 +125,15 @@ class Explanation:
             device (device or str, optional): Where the tensors shall be, that of the
                 model for :meth:`evaluate`. Default: ``"cpu"``
 
+        Returns:
+            Explanation: The same attributions, settings, details and inputs.
+
         Raises:
             ValueError: If the file holds no explanation, one of another version, or is
                 damaged.
             OSError: If there is no such file.
+
+        Cost: that of reading the file, all of it.
         """
         contents = read_record(Path(path), _KIND, _VERSION)
         expected = {entry.name for entry in fields(cls)}
@@ -164,6 +169,7 @@ class Explanation:
             Figure: For a notebook's last line, or ``figure.savefig``.
 
         Raises:
+            TypeError: If ``inputs`` are no tensors.
             ValueError: If there are no inputs, or they or the map are no images.
             IndexError: If there is no such example.
         """
@@ -203,7 +209,10 @@ class Explanation:
             Evaluation: All results, and their numbers by name.
 
         Raises:
+            TypeError: If an option is of the wrong type.
             ValueError: If there are no inputs, or they or the maps are no images.
+
+        Cost: that of :func:`captum_margin.metrics.evaluate`.
         """
         images, maps = self._images(inputs)
         if maps.dim() == images.dim() == 4 and maps.shape != images.shape:

@@ -16,6 +16,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from captum_margin.cli import _audit_questions, _classifier, audit, main
 from captum_margin.influence import DecisionBoundary, LabelNoise, Prototypes
+from captum_margin.signal import as_undirected
 
 SIZE = 64
 N_EACH = 12
@@ -210,7 +211,7 @@ def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
     assert Page(again / "index.html").of("img") == []
 
 
-def test_the_questions_are_those_of_the_library(run, tmp_path):
+def test_the_questions_are_those_of_the_library(run, monkeypatch, tmp_path):
     generator = np.random.default_rng(0)
     labels = np.repeat([2, 10, 30], 50)
     features = generator.normal(labels[:, None] / 12, 1, (150, 6)).astype(np.float32)
@@ -230,7 +231,18 @@ def test_the_questions_are_those_of_the_library(run, tmp_path):
     assert ranked("criticisms") == criticisms.result().ranking().tolist()
     clean = (decided == noise.labels).nonzero()[:, 0]
     assert len(clean) < 150
+    # Of the neighbours of all, which were searched for the criticisms, the clean ones.
+    length = np.linalg.norm(features[:, None] - features, axis=2)
+    np.fill_diagonal(length, np.inf)
+    joined = np.zeros((150, 150), bool)
+    np.put_along_axis(joined, length.argsort(axis=1)[:, :25], True, axis=1)
+    joined = torch.from_numpy(joined)[clean][:, clean]
     prototypes = Prototypes.from_features(features[clean], decided[clean], k=25)
+    monkeypatch.setattr(
+        Prototypes,
+        "_neighbors",
+        lambda *_: as_undirected(joined.nonzero().T, None, len(clean)),
+    )
     assert set(ranked("prototypes")) == set(clean[prototypes.select(9)].tolist())
     rows = table(out / "prototypes.csv")
     assert [row["class"] for row in rows] == [row["given_label"] for row in rows]
@@ -243,6 +255,31 @@ def test_the_questions_are_those_of_the_library(run, tmp_path):
         assert float(row["first_share"]) >= float(row["second_share"])
     record = json.loads((out / "audit.json").read_text())
     assert list(record["classes"]) == ["2", "10", "30"]  # not in alphabetical order
+    searches = record["searches"]
+    assert {name: s["k"] for name, s in searches.items()} == {
+        "cosine": 25,
+        "euclidean": 25,
+    }
+    assert all(
+        (s["backend"], s["recall"]) == ("exact", None) for s in searches.values()
+    )
+
+
+def test_prototypes_of_very_many_are_chosen_among_some(run, monkeypatch, tmp_path):
+    features = np.random.default_rng(3).normal(size=(90, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", features=features)
+    monkeypatch.setattr("captum_margin.cli._audit_questions._CHOSEN_AMONG", 40)
+    assert run(tmp_path / "data.npz", "--prototypes", 5)[0] == 0
+    rows = table(tmp_path / "out" / "prototypes.csv")
+    drawn = torch.randperm(90, generator=torch.Generator().manual_seed(0))[:40]
+    some = drawn.sort().values
+    k = min(Prototypes.settings.k, 45)  # no more than half of the samples
+    chosen = Prototypes.from_features(features[some], k=k).select(5)
+    names = {int(row["name"].split()[1]) for row in rows}
+    assert names == set(some[chosen].tolist())
+    assert sum(int(row["stands_for"]) for row in rows) == 90  # of all of them
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert record["questions"]["prototypes"]["settings"]["chosen_among"] == 40
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The page of ``audit``: all samples as data, and what a browser makes of it."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -52,6 +53,11 @@ def block(page):
     return json.loads(text.split(start)[1].split("</script>")[0])
 
 
+def order(data, question):
+    """The samples of the page in the order of a question."""
+    return np.argsort(data["places"][question]).tolist()
+
+
 def test_the_block_holds_what_the_library_answers(page, digits):
     with np.load(digits) as file:
         features = file["images"].reshape(40, -1).astype(np.float32)
@@ -60,7 +66,7 @@ def test_the_block_holds_what_the_library_answers(page, digits):
     assert data["names"] == names
     assert [data["classes"][c] for c in data["given"]] == labels.tolist()
     noise = LabelNoise.from_features(features, labels, k=10).result()
-    assert data["orders"]["suspects"] == noise.ranking().tolist()
+    assert order(data, "suspects") == noise.ranking().tolist()
     assert data["suspects"] == [3] and data["classes"][data["decided"][3]] == "left"
     decided = noise.predicted()
     for i in range(40):
@@ -70,17 +76,60 @@ def test_the_block_holds_what_the_library_answers(page, digits):
         expected = [len(near.labels), around[data["given"][i]], around[decided[i]]]
         assert data["votes"][i] == expected
     odd = Prototypes.from_features(features, decided, k=1).result()
-    assert data["orders"]["criticisms"] == odd.ranking().tolist()
+    assert order(data, "criticisms") == odd.ranking().tolist()
     between = DecisionBoundary.from_features(
         features, decided, k=10, label_source="given"
     )
-    assert data["orders"]["boundary"] == between.result().ranking().tolist()
+    assert order(data, "boundary") == between.result().ranking().tolist()
     assert sum(size for _, size in data["prototypes"]) == 40
     for tile, pixels in zip(data["tiles"], features, strict=True):
         image = Image.open(io.BytesIO(base64.b64decode(tile)))
         assert image.size == (9, 9)
         shown = np.asarray(image.convert("L")).reshape(-1)
         assert np.abs(shown - pixels).mean() < 12  # the format is lossy
+
+
+def test_of_very_many_samples_the_page_holds_the_first(monkeypatch, tmp_path):
+    generator = np.random.default_rng(5)
+    labels = np.arange(200) % 4
+    features = generator.normal(size=(200, 3)) + 2 * np.eye(4, 3)[labels]
+    np.savez(tmp_path / "many.npz", features=features, labels=labels)
+    blocks = {}
+    for name, whole in (("all", 200), ("first", 199)):
+        monkeypatch.setattr(_audit_browse, "WHOLE", whole)
+        monkeypatch.setattr(_audit_browse, "FIRST", 7)
+        out = tmp_path / name
+        command = [*("audit", str(tmp_path / "many.npz")), *("--prototypes", "4")]
+        assert main([*command, "--top", "5", "--out", str(out)]) == 0
+        blocks[name] = block(out / "index.html")
+    whole, part = blocks["all"], blocks["first"]
+    listed = {i for i, _ in whole["prototypes"]} | {*whole["suspects"][:7]}
+    for places in whole["places"].values():
+        listed |= {i for i, place in enumerate(places) if place <= 7}
+    near = {j for i in listed for j in whole["near"][i]}
+    held = sorted(listed | near)
+    assert 40 < len(held) < 160 and part["total"] == 200
+    # The same as on a page of all, numbered in the same order.
+    for name in ("names", "given", "decided", "votes"):
+        assert part[name] == [whole[name][i] for i in held]
+    for question, places in whole["places"].items():
+        assert part["places"][question] == [places[i] for i in held]
+    for at, i in enumerate(held):
+        around = whole["near"][i] if i in listed else []
+        assert [held[j] for j in part["near"][at]] == around
+    assert [held[i] for i in part["suspects"]] == [
+        i for i in whole["suspects"] if i in held
+    ]
+    pairs = [[held[i], size] for i, size in part["prototypes"]]
+    assert pairs == whole["prototypes"]
+    # What the sections show is what opens.
+    text = (tmp_path / "first" / "index.html").read_text(encoding="utf-8")
+    assert f"{len(held)} of 200 samples" in text and "hold all" in text
+    shown = re.findall(r'data-sample="(\d+)"[^>]*>(sample \d+)<', text)
+    assert len(shown) > 20
+    assert all(part["names"][int(i)] == name for i, name in shown)
+    rows = (tmp_path / "first" / "suspects.csv").read_text().splitlines()
+    assert len(rows) == 201
 
 
 def test_equal_weights_keep_the_order_of_the_library():
@@ -135,11 +184,30 @@ def test_the_page_loads_nothing_and_names_are_no_markup(page):
         assert re.search(rf'<label>[^<]+<(input|select)[^>]* name="{field}"', text)
 
 
+def driven(page, tmp_path, steps):
+    """What a script put into the page sees: a list, its title in the end."""
+    script = f"""<script>(async () => {{
+      const see = [], $ = id => document.getElementById(id);
+      {steps}
+      document.title = JSON.stringify(see);
+    }})()</script></body>"""
+    copy = tmp_path / "driven.html"
+    text = page.read_text(encoding="utf-8").replace("</body>", script)
+    copy.write_text(text, encoding="utf-8")
+    command = [
+        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=600,800"),
+        *("--virtual-time-budget=5000", "--dump-dom", copy.as_uri()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title is not None, done.stderr[-500:]
+    return json.loads(title[1].replace("&lt;", "<").replace("&amp;", "&"))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_browser_finds_opens_and_closes(page, tmp_path):
-    """By a script put into the page: what it sees becomes the title."""
-    steps = """<script>(async () => {
-      const see = [], $ = id => document.getElementById(id);
+    steps = """
       const tiles = () => [...document.querySelectorAll("#tiles button")];
       see.push(tiles().length, document.documentElement.scrollWidth <= innerWidth);
       const fields = document.forms[0].elements;
@@ -160,21 +228,60 @@ def test_a_browser_finds_opens_and_closes(page, tmp_path):
       set("text", ""); set("order", "name"); see.push(tiles()[1].innerText);
       document.querySelector("#suspects button.open").click();
       see.push($("one-name").textContent);
-      document.title = JSON.stringify(see);
-    })()</script></body>"""
-    driven = tmp_path / "driven.html"
-    text = page.read_text(encoding="utf-8").replace("</body>", steps)
-    driven.write_text(text, encoding="utf-8")
-    command = [
-        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=600,800"),
-        *("--virtual-time-budget=5000", "--dump-dom", driven.as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title is not None, done.stderr[-500:]
-    assert json.loads(title[1].replace("&lt;", "<").replace("&amp;", "&")) == [
+    """
+    assert driven(page, tmp_path, steps) == [
         *(40, True, "1 found, 1 shown.", "right\nothers: left\ndigit 3"),
         *(True, "digit 3", "one-name", 6, True, True, "digit 3", False, True),
         *(19, 1, "left\ndigit 0", "digit 3"),
     ]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_what_is_checked_is_remembered_and_saved(tmp_path):
+    """Of a table; the suspects have long names, and a page of the same data opens."""
+    generator = np.random.default_rng(0)
+    features = np.repeat([[0.0, 0.0], [9.0, 9.0]], 15, axis=0)
+    features += generator.normal(size=features.shape)
+    labels = np.repeat(["low", "high"], 15)
+    labels[[2, 20]] = "high", "low"
+    names = [f'{"a name without end " * 9}, "{i}"' for i in range(30)]
+    path = tmp_path / "table.npz"
+    np.savez(path, features=features, labels=labels, names=np.array(names))
+    assert main(["audit", str(path), "--out", str(tmp_path / "out")]) == 0
+    page = tmp_path / "out" / "index.html"
+    steps = """
+      const title = document.title, key = `captum-margin ${title}`;
+      const boxes = () => [...document.querySelectorAll(".check input")];
+      const state = () => boxes().map(box => box.checked);
+      const told = () => $("checks").firstElementChild.textContent;
+      see.push(document.documentElement.scrollWidth <= innerWidth, state(), told(),
+        $("save-checked").disabled);
+      boxes()[1].click();
+      see.push(told(), JSON.parse(localStorage.getItem(key)).length);
+      document.querySelector("#suspects h3 button.open").click();
+      const own = $("one-body").querySelector(".check input");
+      see.push(own.checked); own.click(); see.push(state(), told());
+      boxes()[1].click();
+      let saved; URL.createObjectURL = blob => { saved = blob; return "#"; };
+      $("save-checked").click();
+      see.push(await saved.text());
+    """
+    first, second, *others = block(page)["suspects"]
+    assert {2, 20} <= {first, second, *others}
+    rest = [False] * len(others)
+    n = len(rest) + 2
+    seen = driven(page, tmp_path, steps)
+    text = seen.pop()
+    assert seen == [
+        *(True, [False, False, *rest], f"0 of {n} checked.", True),
+        *(f"1 of {n} checked.", 1, False),
+        *([True, True, *rest, True], f"2 of {n} checked."),  # and that of the dialog
+    ]
+    rows = list(csv.reader(io.StringIO(text)))
+    given, other = labels[first], {"low": "high", "high": "low"}[labels[first]]
+    assert rows[0] == ["name", "given_label", "predicted_label"]
+    assert rows[1:] == [[names[first], given, other]]
+    # Another time, and in another tab: the browser's profile is the same.
+    again = steps.partition("boxes()[1]")[0]
+    state = [True, False, *rest]
+    assert driven(page, tmp_path, again) == [True, state, f"1 of {n} checked.", False]

@@ -86,8 +86,9 @@ def test_record_and_pictures(run, photograph, tmp_path):
     found = record["coalitions"]
     assert sum(found["coalition_sizes"]) == SIZE * SIZE
     assert 2 <= found["n_coalitions"] == len(found["coalition_sizes"]) <= 5
-    # One pass finds the coalitions, one scores the image, one is made at each step.
-    assert record["forward_passes"] == found["n_steps"] + 2
+    # One pass finds the coalitions, two score the image and the baseline, and one is
+    # made at each step.
+    assert record["forward_passes"] == found["n_steps"] + 3
     line = (
         f"{found['n_coalitions']} coalitions, {found['n_steps']} steps, "
         f"{found['mean_of_map']:.0%} of the image kept"

@@ -269,3 +269,10 @@ def test_other_references_are_another_request(folder):
     second = _records.folder_digest(folder)
     (folder / "deep" / "b.jpg").unlink()
     assert len({first, second, _records.folder_digest(folder)}) == 3
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 2
+    printed = capsys.readouterr().err
+    for command in ("demo", "explain", "audit"):
+        assert f"\n    {command} " in printed

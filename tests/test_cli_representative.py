@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import models
 from torchvision.transforms._presets import ImageClassification
 
-from captum_margin.attr import RepresentativeInterpretation
+from captum_margin.attr import RepresentativeInterpretation, tokens_to_maps
 from captum_margin.cli import _classifier, explain, main
 from captum_margin.cli._layer import choose_layer
 from captum_margin.cli._methods import METHODS
@@ -336,32 +336,39 @@ def test_layers_by_name(run, photograph, tmp_path):
         assert_one_error_line(run(photograph, "--layer", name), *parts)
 
 
+TOKENS = "encoder.layers.encoder_layer_%d.ln_1"
+
+
 @pytest.mark.parametrize(
-    ("name", "layer", "shape"),
+    ("name", "given", "layer", "shape"),
     [
-        ("squeezenet1_0", "features", (512, 13, 13)),
-        ("resnet18", "layer4", (512, 7, 7)),
-        ("swin_t", "permute", (768, 7, 7)),
+        ("squeezenet1_0", None, "features", (512, 13, 13)),
+        ("resnet18", None, "layer4", (512, 7, 7)),
+        ("swin_t", None, "permute", (768, 7, 7)),
+        ("vit_b_16", None, TOKENS % 11, (768, 14, 14)),
+        ("vit_b_16", TOKENS % 5, TOKENS % 5, (768, 14, 14)),
+        ("swin_t", "features.5", "features.5", (384, 14, 14)),  # channels last
     ],
 )
-def test_the_layer_found_is_the_last_with_maps(name, layer, shape):
+def test_the_layer_found_is_the_last_with_maps(name, given, layer, shape):
     with torch.device("meta"):  # shapes without numbers
-        found = choose_layer(
-            models.get_model(name).eval(), torch.zeros(1, 3, 224, 224), None
-        )
+        image = torch.zeros(1, 3, 224, 224)
+        found = choose_layer(models.get_model(name).eval(), image, given)
     assert (found.name, found.shape) == (layer, shape)
+    of_tokens = name == "vit_b_16" or given is not None
+    assert found.reshape is (tokens_to_maps if of_tokens else None)
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("vit_b_16", ["encoder"]), ("swin_t", ["head", "features"])],
+    [
+        ("vit_b_16", ["heads", "encoder.layers.encoder_layer_0.self_attention"]),
+        ("swin_t", ["head", "avgpool"]),
+    ],
 )
 def test_layers_without_maps(name, wrong):
     with torch.device("meta"):
         model, image = models.get_model(name).eval(), torch.zeros(1, 3, 224, 224)
-        if name == "vit_b_16":
-            with pytest.raises(CommandError, match="as in a transformer; name a layer"):
-                choose_layer(model, image, None)
         for layer in wrong:
             with pytest.raises(CommandError, match="expected a layer with maps"):
                 choose_layer(model, image, layer)

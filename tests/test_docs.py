@@ -38,7 +38,9 @@ def test_examples_of_docstrings(name, monkeypatch, tmp_path):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("path", [README, GUIDE], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [README, GUIDE, TROUBLESHOOTING], ids=lambda path: path.name
+)
 def test_code_runs_as_printed(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")

@@ -69,14 +69,14 @@ def test_margin_saliency(model, x, tmp_path):
 def test_coalition_perturbation(model, x, tmp_path):
     method = CoalitionPerturbation(model)
     options = {"n_steps": 4, "n_coalitions": 4}
-    found = explain(method, x, target=1, **options)
-    maps, details = method.attribute(x, target=1, return_details=True, **options)
+    found = explain(method, x, target=0, **options)
+    maps, details = method.attribute(x, target=0, return_details=True, **options)
     assert torch.equal(found.attributions, maps)
     for name in ("coalitions", "losses", "n_steps", "n_evaluations"):
         assert same(found.details[name], getattr(details, name))
     assert found.settings == {**options, **details.settings}
-    # Coalitions, the images' own scores, and the steps.
-    assert found.n_forward == 1 + 1 + 4
+    # Coalitions, the scores of the images and of the baselines, and the steps.
+    assert found.n_forward == 1 + 2 + 4
     assert_same(saved(found, tmp_path), found)
 
 

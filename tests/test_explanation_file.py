@@ -198,3 +198,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(x, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["one.npz"]
     Explanation(x, 2, "Method").save(path)
     assert Explanation.load(path).target == 2
+
+
+def test_places_that_take_no_file(x, tmp_path):
+    found = Explanation(x, 1, "Method")
+    (tmp_path / "a file").touch()
+    for path in (tmp_path / "missing" / "one.npz", tmp_path / "a file" / "one.npz"):
+        with pytest.raises(FileNotFoundError, match=r"no such folder; create it") as e:
+            found.save(path)
+        assert str(path.parent) in str(e.value) and ".part" not in str(e.value)
+    with pytest.raises(IsADirectoryError, match="name one in it"):
+        found.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]

@@ -305,7 +305,10 @@ def test_sparse_tfidf_of_texts():
     found = LabelNoise.from_features(sparse, names)
     assert worst_two(found) == [4, 11]
     dense = LabelNoise.from_features(sparse.toarray(), names)
-    assert torch.equal(found.self_influence(), dense.self_influence())
+    # Of texts equally far, which ones are joined depends on rounding.
+    scores = found.self_influence(), dense.self_influence()
+    torch.testing.assert_close(*scores, rtol=0, atol=0.1)
+    assert worst_two(dense) == [4, 11]
     assert found.result().classes == ("ham", "spam")
 
 

@@ -50,13 +50,15 @@ def expand_baselines(
             "expected baselines to be numbers or tensors "
             f"(got {type(baseline).__name__})"
         )
+        if not torch.isfinite(torch.as_tensor(baseline)).all():
+            raise ValueError("expected finite baselines (got NaN or infinity)")
         baseline = torch.as_tensor(baseline, dtype=tensor.dtype, device=tensor.device)
         try:
             expanded.append(baseline.expand_as(tensor))
         except RuntimeError:
             raise ValueError(
                 f"expected a baseline that broadcasts to {tuple(tensor.shape)} "
-                f"(got {tuple(baseline.shape)})"
+                f"(got {tuple(baseline.shape)}); a number, or (1, C, 1, 1), is enough"
             ) from None
     return tuple(expanded)
 
@@ -84,6 +86,13 @@ def expand_feature_mask(
             f"expected feature_mask to be a tensor (got {type(mask).__name__}); "
             "several scales come from segmentation_func"
         )
+        if mask.is_floating_point() and not bool(
+            (mask.isfinite() & (mask == mask.trunc())).all()
+        ):
+            raise ValueError(
+                "expected the numbers of features in feature_mask, whole ones (got "
+                "fractions, NaN or infinity); it says which feature an element is of"
+            )
         shape = tuple(mask.shape)
         mask = mask.to(tensor.device, torch.int64)
         mask = mask.view(*[1] * (tensor.dim() - mask.dim()), *mask.shape)

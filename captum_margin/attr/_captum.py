@@ -6,8 +6,10 @@ them passes through here, so that such a move breaks one file and one test.
 
 from __future__ import annotations
 
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ from captum._utils.typing import (
 )
 from torch import Tensor, nn
 
+from captum_margin.attr._failures import refusals_explained
+from captum_margin.attr._hooks import eager
 from captum_margin.attr._precision import models_precision
 
 __all__ = [
@@ -59,6 +63,12 @@ def format_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         ValueError: If a tensor has no batch axis, the batch is empty, the batch
             sizes differ, or a value is NaN or infinite.
     """
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    assert all(isinstance(part, Tensor) for part in parts), (
+        "expected inputs as a tensor, or a tuple of tensors for several inputs (got "
+        f"{', '.join(sorted({type(part).__name__ for part in parts}))}); convert them, "
+        "for example with torch.as_tensor or torch.stack"
+    )
     formatted: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
     sizes = [tuple(tensor.shape) for tensor in formatted]
     if any(len(size) == 0 or size[0] == 0 for size in sizes) or (
@@ -69,6 +79,10 @@ def format_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             f"(got shapes {sizes}); add it with `inputs.unsqueeze(0)`"
         )
     for tensor in formatted:
+        if tensor.layout != torch.strided:
+            raise ValueError(
+                f"expected dense inputs (got {tensor.layout}); call .to_dense() first"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(
                 "expected finite inputs (got NaN or infinity); clean them first, "
@@ -99,7 +113,7 @@ def target_outputs(
         TypeError: If the output is no tensor.
         ValueError: If the output holds NaN or infinity.
     """
-    with models_precision():
+    with models_precision(), refusals_explained(forward_func, inputs):
         output: Tensor = _run_forward(
             forward_func, inputs, None, additional_forward_args
         )
@@ -137,8 +151,24 @@ def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
     Raises:
         AssertionError: If the target does not fit the output (as in Captum), or if
             there is more than one entry per row and no target.
+        ValueError: If there is no such class.
     """
-    selected: Tensor = _select_targets(output, target)
+    shape = tuple(output.shape)
+    got = f"(got {textwrap.shorten(repr(target), 80)} for an output of shape {shape})"
+    form = (
+        "expected target as an int, for all examples, or as one int for each of the "
+        f"{rows}, in a list or an integer tensor; as tuples of ints where the output "
+        f"has more axes {got}"
+    )
+    real = isinstance(target, Tensor) and target.is_floating_point()
+    assert not real and not isinstance(target, bool), form
+    try:
+        selected: Tensor = _select_targets(output, target)
+    except AssertionError:
+        raise AssertionError(form) from None
+    except (IndexError, RuntimeError):
+        last = ", ".join(str(size - 1) for size in shape[1:])
+        raise ValueError(f"expected a target from 0 to {last} {got}") from None
     assert selected.numel() == rows, (
         f"Target not provided when necessary: expected one score per example, "
         f"({rows},) (got {tuple(selected.shape)}); pass `target`, and let "
@@ -162,16 +192,18 @@ def layer_and_output(
     makes of them: the values before the change, gathered from all devices.
 
     Raises:
-        AssertionError: If the layer is not run (as in Captum).
+        ValueError: If the layer is not run.
     """
-    saved, output = _forward_layer_distributed_eval(
-        forward_func,
-        inputs,
-        layer,
-        additional_forward_args=additional_forward_args,
-        attribute_to_layer_input=attribute_to_layer_input,
-        forward_hook_with_return=True,
-    )
+    refusals = refusals_explained(forward_func, inputs, layer)
+    with eager(), refusals, _layer_is_run(layer):
+        saved, output = _forward_layer_distributed_eval(
+            forward_func,
+            inputs,
+            layer,
+            additional_forward_args=additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            forward_hook_with_return=True,
+        )
     check_output(output)
     device_ids = _extract_device_ids(forward_func, saved, device_ids)
     return _gather_distributed_tensors(saved[layer], device_ids), output
@@ -191,16 +223,40 @@ def layer_gradients(
 
     Gradients are enabled inside, and no parameter's ``.grad`` is touched.
     """
-    gradients, values = compute_layer_gradients_and_eval(
-        score_func,
-        layer,
-        inputs,
-        additional_forward_args=additional_forward_args,
-        device_ids=device_ids,
-        attribute_to_layer_input=attribute_to_layer_input,
-        grad_kwargs=grad_kwargs,
-    )
+    with eager(), _layer_is_run(layer):
+        gradients, values = compute_layer_gradients_and_eval(
+            score_func,
+            layer,
+            inputs,
+            additional_forward_args=additional_forward_args,
+            device_ids=device_ids,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+        )
     return gradients, values
+
+
+@contextmanager
+def _layer_is_run(layer: nn.Module) -> Iterator[None]:
+    """Says what to do about a layer whose hook is not called."""
+    try:
+        yield
+    except AssertionError as error:
+        if "hook did not" not in str(error):
+            raise
+        raise ValueError(
+            f"expected a layer that the model runs (got a {type(layer).__name__} that "
+            "is not run); pass one of this very model, model.get_submodule(name), not "
+            "of a copy, and no layer that only training needs"
+        ) from None
+    except RuntimeError as error:
+        if "not require grad" not in str(error):
+            raise
+        raise ValueError(
+            "expected scores that have a gradient with respect to the layer (got some "
+            "without); the model must not detach them, round them or leave torch; "
+            "MarginSaliency needs no gradient"
+        ) from None
 
 
 def target_scores(

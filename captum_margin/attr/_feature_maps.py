@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin.attr._captum import target_outputs
+from captum_margin.attr._hooks import check_hooks, eager
 from captum_margin.attr.layers import is_map
 
 __all__ = ["full_resolution_features", "layer_features", "pyramid_features"]
@@ -40,6 +41,8 @@ def layer_features(
     Raises:
         ValueError: If a layer is not run, or its output is no feature map.
     """
+    for layer in layers:
+        check_hooks(forward_func, layer)
     maps: dict[int, Any] = {}
     handles = [
         layer.register_forward_hook(
@@ -51,7 +54,8 @@ def layer_features(
         for key, layer in enumerate(layers)
     ]
     try:
-        target_outputs(forward_func, (image,), args)
+        with eager():
+            target_outputs(forward_func, (image,), args)
     finally:
         for handle in handles:
             handle.remove()
@@ -96,7 +100,8 @@ def pyramid_features(
 
     handles = [m.register_forward_hook(keep) for m in _modules(forward_func)]
     try:
-        target_outputs(forward_func, (image,), args)
+        with eager():
+            target_outputs(forward_func, (image,), args)
     finally:
         for handle in handles:
             handle.remove()
@@ -130,7 +135,8 @@ def full_resolution_features(
     # A copy: layers may change what they are given in place.
     handle = trunk.register_forward_pre_hook(lambda _m, i: given.append(i[0].clone()))
     try:
-        target_outputs(forward_func, (image,), args)
+        with eager():
+            target_outputs(forward_func, (image,), args)
     finally:
         handle.remove()
     if not given:

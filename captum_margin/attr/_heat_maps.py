@@ -35,8 +35,16 @@ def heat_maps(
     Returns:
         Tensor: Maps (B, 1, ...), or (B, K, ...) if channels are not summed.
 
+    Raises:
+        ValueError: If the feature maps have not K channels in their second axis.
+
     Cost: for the paper's rectified maps B * Q of them in memory.
     """
+    if values.shape[1] != alpha.shape[1]:
+        raise ValueError(
+            f"expected feature maps (B, {alpha.shape[1]}, ...) (got "
+            f"{tuple(values.shape)}); give images a batch axis, (B, C, H, W)"
+        )
     orientation = orientation.to(alpha)
     n_boundaries = orientation.abs().sum(dim=1)[:, None]
     flat = values.to(alpha.dtype).reshape(*values.shape[:2], -1)

@@ -17,6 +17,7 @@ from captum_margin.attr._captum import (
     select_targets,
     target_outputs,
 )
+from captum_margin.attr._hooks import check_hooks, eager, layer_name
 
 __all__ = ["LayerView", "class_scores", "margins", "target_classes"]
 
@@ -86,6 +87,7 @@ class LayerView:
                 f"expected the layer as a Module (got {type(layer).__name__}); by name "
                 "it is model.get_submodule(name)"
             )
+        check_hooks(forward_func, layer)
         self.forward_func = forward_func
         self.layer = layer
         self.device_ids = device_ids
@@ -101,14 +103,7 @@ class LayerView:
 
     def layer_name(self) -> str:
         """The layer's name in the model, or its type where it cannot be found."""
-        model = self.forward_func
-        if isinstance(model, nn.DataParallel):
-            model = model.module
-        if isinstance(model, nn.Module):
-            for name, module in model.named_modules():
-                if module is self.layer:
-                    return str(name)
-        return type(self.layer).__name__
+        return layer_name(self.forward_func, self.layer)
 
     def channels(self, values: Tensor) -> Tensor:
         """Values of the layer, or gradients to them, as (B, K, ...)."""
@@ -262,7 +257,8 @@ class LayerView:
                 lambda layer, args, output: function(layer, output)
             )
         try:
-            yield
+            with eager():
+                yield
         finally:
             handle.remove()
 

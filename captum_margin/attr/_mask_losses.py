@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "ROUNDING",
     "coalition_loss",
     "drop_loss",
     "extent_loss",
@@ -14,7 +15,8 @@ __all__ = [
     "margin_loss",
 ]
 
-_ROUNDING = 1e-4
+#: A smaller fall of a score is none.
+ROUNDING = 1e-4
 
 
 def extent_loss(p: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def drop_loss(selected: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
         reference (Tensor): Those of the images themselves, (n,).
         scale (Tensor): Units, (n,), above zero.
     """
-    return F.threshold((reference - selected) / scale, -_ROUNDING, 0.0)
+    return F.threshold((reference - selected) / scale, -ROUNDING, 0.0)
 
 
 def coalition_loss(p: Tensor, coalitions: Tensor) -> Tensor:

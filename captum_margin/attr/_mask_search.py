@@ -21,6 +21,7 @@ from captum_margin.attr._captum import (
     target_outputs,
 )
 from captum_margin.attr._mask_losses import (
+    ROUNDING,
     coalition_loss,
     drop_loss,
     extent_loss,
@@ -80,7 +81,7 @@ class SearchResult:
         perturbation: Mean of p over the last steps, (B, C, H, W).
         losses: Extent, confidence and coalition losses of each image at each step,
             unweighted, (n_steps, 3, B), NaN after its last one.
-        n_steps: Steps of each image, (B,).
+        n_steps: Steps of each image, (B,); 0 where p = 1 needs no search.
     """
 
     perturbation: Tensor
@@ -131,6 +132,21 @@ class _Scorer:
             return margin_loss(output, select_targets(output, target, len(rows)))
         selected, _ = self._selected(output, target, len(rows))
         return drop_loss(selected, self.reference[rows], self.scale[rows])
+
+    @torch.no_grad()
+    def stand_without_image(self) -> Tensor:
+        """Which images (B,) lose nothing when they are the baseline altogether.
+
+        All three losses have their minimum at p = 1 then, whatever their weights. The
+        search would come near it and stop, and leave a map of its own habits.
+        """
+        if self.options.noise > 0:  # of which a few draws prove nothing
+            return self.images.new_zeros(len(self.images), dtype=torch.bool)
+        limit = ROUNDING if self.options.confidence == "drop" else 0.0
+        whole, no_noise = torch.ones_like(self.images), torch.zeros_like(self.images)
+        parts = torch.arange(len(self.images)).split(self.options.rows)
+        losses = [self.loss(whole[rows], no_noise[rows], rows) for rows in parts]
+        return torch.cat(losses) <= limit
 
     def _all_scores(self, images: Tensor) -> tuple[Tensor, bool]:
         parts, logs = [], False
@@ -231,7 +247,10 @@ def search(
     generator = torch.Generator().manual_seed(options.seed)  # the same on any device
     losses = mask.grid.new_full((options.n_steps, 3, len(images)), torch.nan)
     weights = losses.new_tensor(options.weights)[:, None]
-    active = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    stand = scorer.stand_without_image()
+    if bool(stand.any()):
+        _warn_of_nothing_to_keep(stand)
+    active = ~stand
     average = torch.zeros_like(mask.value()).detach()
     n_steps = torch.zeros_like(active, dtype=torch.long)
     best, best_step = torch.full_like(losses[0, 0], torch.inf), n_steps.clone()
@@ -240,6 +259,8 @@ def search(
         desc="CoalitionPerturbation",
         disable=not options.show_progress,
     ):
+        if not bool(active.any()):
+            break
         p = mask.value()
         noises = _noises(images, options, generator)
         confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
@@ -253,8 +274,6 @@ def search(
         better = active & ((total < best - _SHARE * total.abs()) | best.isinf())
         best, best_step = total.where(better, best), n_steps.where(better, best_step)
         active = active & (n_steps - best_step < _PATIENCE)
-        if not bool(active.any()):
-            break
         slopes = torch.autograd.grad(
             [p, extent, coalition],
             mask.parameters,
@@ -268,8 +287,21 @@ def search(
             parameter.grad = gradient
         optimizer.step()
         mask.bound()
-    taken = n_steps.view(-1, 1, 1, 1)
-    return SearchResult(average / (1 - _DECAY**taken), losses, n_steps)
+    steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
+    found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
+    return SearchResult(found, losses, n_steps)
+
+
+def _warn_of_nothing_to_keep(stand: Tensor) -> None:
+    which = stand.nonzero().flatten().tolist()
+    named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+    warnings.warn(
+        f"the score of {len(which)} of {len(stand)} images (number {named}) is no "
+        "lower when the baseline replaces all of the image: nothing has to be kept, "
+        "the map is 0. Check that the model sees the target in the image; if it sees "
+        "it in the baseline too, pass other baselines",
+        stacklevel=2,
+    )
 
 
 def _confidence(

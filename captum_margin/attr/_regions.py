@@ -38,11 +38,11 @@ def slic_segments(
 
     Args:
         image (Tensor): Image of shape (C, H, W), grey or colour, C of any size.
-        n_segments (int or sequence of int): Number of superpixels asked for, one
-            partition each; SLIC returns about that many. Default:
+        n_segments (int or sequence of int, optional): Number of superpixels asked for,
+            one partition each; SLIC returns about that many. Default:
             (50, 100, 150, 200, 250, 300), the scales of Anirudh et al. 2021
-        compactness (float): How much nearness in space weighs against nearness in
-            colour. Default: 10.0
+        compactness (float, optional): How much nearness in space weighs against
+            nearness in colour. Default: 10.0
 
     Returns:
         Tensor: Region of every pixel at every scale, int64, (S, H, W), on the image's
@@ -92,7 +92,19 @@ def slic_segments(
 
 
 def element_partition(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Every element of every input a region of its own: Captum's default."""
+    """Every element of every input a region of its own: Captum's default.
+
+    Raises:
+        TypeError: If an input is images of whole numbers; of their single pixels no
+            budget would say anything.
+    """
+    for tensor in inputs:
+        if tensor.dim() == 4 and is_image(tensor.to(torch.float32)):
+            raise TypeError(
+                f"expected floating-point images (got {tensor.dtype}); convert them as "
+                "the model needs them, for example with image.float() / 255, or pass a "
+                "feature_mask"
+            )
     partitions, start = [], 0
     for tensor in inputs:
         size = tensor[0].numel()

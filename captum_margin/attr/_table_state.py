@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin.attr._boundaries import BoundaryTable
+from captum_margin.attr._hooks import named_layers
 from captum_margin.attr._layer_view import LayerView
 
 __all__ = ["dump_table", "layer_of_state", "load_table"]
@@ -35,15 +36,13 @@ def layer_of_state(model: object, state: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: If the model has no such layer.
     """
-    name, modules = state.get("layer"), dict[Any, nn.Module]()
-    if isinstance(model, nn.Module):
-        modules.update(model.named_modules())
-    if name not in modules:
+    name, layers = state.get("layer"), named_layers(model)
+    if name not in layers:
         raise ValueError(
             f"expected a model with the layer {name!r} of the state (got "
             f"{type(model).__name__}); make the explainer with layer="
         )
-    return modules[name]
+    return layers[name]
 
 
 def load_table(state: Mapping[str, Any], view: LayerView) -> tuple[bool, BoundaryTable]:

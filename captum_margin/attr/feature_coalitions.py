@@ -185,7 +185,11 @@ def continuity_loss(responses: Tensor) -> Tensor:
 
 def _images(inputs: object) -> tuple[Tensor]:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        raise TypeError("expected images as one floating-point tensor (B, C, H, W)")
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"expected images as one floating-point tensor (B, C, H, W) (got {got}); "
+            "convert them as the model needs them"
+        )
     (images,) = format_inputs(inputs)
     if images.dim() != 4:
         raise ValueError(

@@ -28,6 +28,8 @@ __all__ = [
 class Boundaries(NamedTuple):
     r"""Hyperplanes :math:`\langle W, \psi \rangle + b = 0` in the space of a layer.
 
+    Of :class:`Interpretation`; :math:`\psi` are the values of the layer.
+
     Args:
         weight (Tensor): W, shape (P, *layer_shape).
         bias (Tensor): b, (P,).
@@ -44,7 +46,7 @@ class Boundaries(NamedTuple):
 
 
 class SimilarReferences(NamedTuple):
-    """Covered references, the most similar first.
+    """Covered references, the most similar first: :meth:`Interpretation.similar`.
 
     Args:
         indices (Tensor): Which references, int64 (k,).
@@ -58,6 +60,8 @@ class SimilarReferences(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class RepresentativeDetails:
     """Under whose interpretations the maps of a batch are.
+
+    Given by :meth:`RepresentativeInterpretation.attribute`.
 
     Attributes:
         predicted (Tensor): The class that each example is predicted as, int64 (B,).
@@ -80,7 +84,7 @@ class RepresentativeDetails:
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        """A dict of what a saved :class:`captum_margin.Explanation` keeps of it."""
         names = ("predicted", "covered", "purity", "boundaries", "own_boundary")
         return {name: getattr(self, name) for name in names}
 
@@ -154,11 +158,14 @@ class Interpretation:
         images: Tensor | tuple[Tensor, ...],
         additional_forward_args: object = None,
     ) -> Tensor:
-        """Whether images lie within the polytope, bool (B,).
+        """Whether images lie within the polytope.
 
         Args:
             images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.
             additional_forward_args (Any, optional): As in Captum. Default: None
+
+        Returns:
+            Tensor: bool (B,).
 
         Cost: one forward pass to the layer.
         """
@@ -233,6 +240,9 @@ class Interpretation:
 
         Returns:
             SimilarReferences: Indices and distances.
+
+        Raises:
+            ValueError: If ``k`` is below 1.
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1 (got {k})")

@@ -19,7 +19,7 @@ __all__ = ["Assignment", "Atlas", "BankReport", "Group", "InterpretationBank"]
 
 
 class Assignment(NamedTuple):
-    """Which interpretation explains each of B images.
+    """Which interpretation explains an image: :meth:`InterpretationBank.assign`.
 
     Args:
         which (Tensor): Position in ``bank.interpretations``, int64 (B,).
@@ -32,7 +32,7 @@ class Assignment(NamedTuple):
 
 
 class BankReport(NamedTuple):
-    """How well a bank covers images it was not made from.
+    """How well :meth:`InterpretationBank.evaluate` finds unseen images covered.
 
     Args:
         n (int): Images.
@@ -55,7 +55,7 @@ class BankReport(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The references that one interpretation covers.
+    """The references that one interpretation covers, in an :class:`Atlas`.
 
     Args:
         which (int): Position in ``bank.interpretations``.
@@ -71,7 +71,7 @@ class Group(NamedTuple):
 
 
 class Atlas(NamedTuple):
-    """What a bank says of the references.
+    """What a bank says of the references: :meth:`InterpretationBank.atlas`.
 
     Args:
         groups (list[Group]): One an interpretation, the largest first.
@@ -93,6 +93,25 @@ class InterpretationBank:
         interpretations (list[Interpretation]): The purest first, of those alike the
             one that covers most references.
         centers (Tensor): The reference in the middle of each, int64 (n,).
+
+    Examples::
+
+        >>> from captum_margin.attr import RepresentativeInterpretation
+        >>> from torch import nn
+        >>> # Class 1 is a bright left half, class 0 a dark one.
+        >>> model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 2))
+        >>> weight = torch.tensor([[0.0, 0, 0, 0], [1.0, 0, 1, 0]])
+        >>> _ = model[2].load_state_dict(
+        ...     {"weight": weight, "bias": torch.tensor([0.5, 0.0])}
+        ... )
+        >>> references = torch.rand(100, 1, 8, 8, generator=torch.manual_seed(0))
+        >>> references[:50, :, :, :4] *= 0.2
+        >>> explainer = RepresentativeInterpretation(model, model[0])
+        >>> bank = explainer.fit(references[::2], seed=0).bank(n_per_class=1)
+        >>> len(bank), sorted(one.predicted for one in bank)
+        (2, [0, 1])
+        >>> bank.evaluate(references[1::2]).purity > 0.9
+        True
     """
 
     def __init__(
@@ -102,7 +121,14 @@ class InterpretationBank:
         view: LayerView,
         table: BoundaryTable,
     ) -> None:
-        """Brings together what :meth:`RepresentativeInterpretation.bank` has made."""
+        """Brings together what :meth:`RepresentativeInterpretation.bank` has made.
+
+        Args:
+            interpretations (list[Interpretation]): In the order of the attribute.
+            centers (Tensor): References in the middle of each, int64 (n,).
+            view (LayerView): The model at the layer.
+            table (BoundaryTable): All boundaries and where the references lie.
+        """
         self.interpretations = interpretations
         self.centers = centers
         self._view = view
@@ -152,6 +178,9 @@ class InterpretationBank:
                 Default: None, all are
             additional_forward_args (Any, optional): As in Captum. Default: None
 
+        Returns:
+            Assignment: For each image which, and whether it covers the image.
+
         Raises:
             ValueError: If no interpretation is of the target's class.
 
@@ -172,8 +201,20 @@ class InterpretationBank:
     ) -> Tensor:
         """Heat maps of images, each under the interpretation that :meth:`assign` says.
 
-        The further arguments and the maps are those of
-        :meth:`Interpretation.attribute`.
+        Args:
+            images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.
+            target (int or Tensor, optional): As in :meth:`assign`. Default: None
+            additional_forward_args (Any, optional): As in Captum. Default: None
+            relu_attributions (bool, optional): As in
+                :meth:`Interpretation.attribute`. Default: False
+            attr_dim_summation (bool, optional): As there. Default: True
+            paper (bool, optional): As there. Default: False
+
+        Returns:
+            *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the sum.
+
+        Raises:
+            ValueError: If no interpretation is of the target's class.
 
         Cost: one forward pass to the layer, no backward pass.
         """
@@ -206,6 +247,12 @@ class InterpretationBank:
 
         Returns:
             BankReport: Counts, shares and 95% confidence intervals.
+
+        Raises:
+            TypeError: If the images are no tensors.
+            ValueError: If there are none, or a loader shuffles them.
+
+        Cost: one forward pass of each image.
         """
         source = References(images, batch_size)
         device = self._view.device()

@@ -9,7 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConvLayer", "is_map", "last_conv_layer", "output_shapes", "tokens_to_maps"]
+from captum_margin.attr._failures import refusals_explained
+from captum_margin.attr._hooks import check_hooks, eager, uncompiled
+
+__all__ = [
+    "ConvLayer",
+    "is_map",
+    "last_conv_layer",
+    "layer_of_maps",
+    "maps_shape",
+    "output_shapes",
+    "tokens_to_maps",
+]
 
 # They make no features: what they give is what they were given, coarser.
 _POOLS = (
@@ -25,7 +36,7 @@ _POOLS = (
 
 
 class ConvLayer(NamedTuple):
-    """A layer whose output has an extent in space.
+    """A layer whose output has an extent in space: :func:`last_conv_layer`.
 
     Args:
         name (str): Its name in the model.
@@ -82,14 +93,39 @@ def last_conv_layer(
         >>> LayerGradCam(net, layer).attribute(image, target=0).shape
         torch.Size([1, 1, 14, 14])
     """
+    layer, reshape = layer_of_maps(model, inputs, additional_forward_args)
+    if reshape is not None:
+        raise ValueError(
+            "cannot choose a layer by itself: the network's maps come before its "
+            "layers of tokens, as in a transformer; pass "
+            f"layer=model.get_submodule({layer.name!r}) or another layer of tokens, "
+            "and reshape_transform=tokens_to_maps"
+        )
+    return layer
+
+
+def layer_of_maps(
+    model: Callable[..., Tensor],
+    inputs: Tensor | tuple[Tensor, ...],
+    additional_forward_args: object = None,
+) -> tuple[ConvLayer, Callable[[Tensor], Tensor] | None]:
+    """As :func:`last_conv_layer`; in a transformer the last layer that it would name.
+
+    Returns:
+        tuple: The layer, with the shape of its maps; and what makes them of its output,
+        :func:`tokens_to_maps`, or None where they are its output.
+    """
+    check_hooks(model)
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    size = next((tuple(t.shape[2:]) for t in tensors if t.dim() == 4), None)
+    shapes_in = [tuple(getattr(tensor, "shape", ())) for tensor in tensors]
+    size = next((shape[2:] for shape in shapes_in if len(shape) == 4), None)
     if not isinstance(model, nn.Module) or size is None:
         raise ValueError(
             "cannot choose a layer by itself: expected a Module and images "
             f"(B, C, H, W) (got {type(model).__name__} and "
-            f"{[tuple(t.shape) for t in tensors]}); pass layer="
+            f"{shapes_in}); pass layer="
         )
+    model = uncompiled(model)
     shapes, output = output_shapes(model, tensors, additional_forward_args)
     modules = dict(model.named_modules())
     place = {name: i for i, name in enumerate(shapes)}
@@ -115,19 +151,15 @@ def last_conv_layer(
     if found and len(convolutions) <= 1 and tokens:
         # A patch embedding, and all that is learnt comes after it.
         if place[tokens[-1]] > place[found[-1]]:
-            advice = _before_attention(list(shapes), tokens)
-            raise ValueError(
-                f"cannot choose a layer by itself: the last maps, of {found[-1]!r}, "
-                "come before the layers of tokens, as in a transformer; pass "
-                f"layer=model.get_submodule({advice!r}) or "
-                "another layer of tokens, and reshape_transform=tokens_to_maps"
-            )
+            name = _before_attention(list(shapes), tokens)
+            shape = maps_shape(shapes[name], size) or shapes[name]
+            return ConvLayer(name, modules[name], shape), tokens_to_maps
     if not found:
         raise ValueError(
             "cannot choose a layer by itself: no layer of the model has maps "
             "(B, K, h, w); pass layer="
         )
-    return ConvLayer(found[-1], modules[found[-1]], shapes[found[-1]])
+    return ConvLayer(found[-1], modules[found[-1]], shapes[found[-1]]), None
 
 
 def tokens_to_maps(values: Tensor) -> Tensor:
@@ -143,6 +175,8 @@ def tokens_to_maps(values: Tensor) -> Tensor:
 
     Raises:
         ValueError: If it is neither.
+
+    Cost: none, the result is a view of the tokens.
 
     The class token is all that the head of a ViT reads of its last block: no score
     depends on the other tokens there. So explain the layer that goes into its last
@@ -182,6 +216,21 @@ def is_map(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
     return first <= last
 
 
+def maps_shape(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that :func:`tokens_to_maps` gives an output; None if it is no tokens.
+
+    Args:
+        shape (tuple[int, ...]): Of the output.
+        size (tuple[int, ...]): Of the images, (H, W).
+    """
+    if len(shape) == 3:
+        side = math.isqrt(shape[1])
+        return (shape[0], shape[2], side, side) if side > 1 else None
+    if len(shape) == 4 and shape[1] > 1 and shape[1] * size[1] == shape[2] * size[0]:
+        return (shape[0], shape[3], shape[1], shape[2])
+    return None
+
+
 def output_shapes(
     model: nn.Module, inputs: tuple[Tensor, ...], args: object = None
 ) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
@@ -205,7 +254,7 @@ def output_shapes(
         for module in names
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eager(), refusals_explained(model, inputs):
             # Copies, for models that change their input.
             output = model(*(tensor.clone() for tensor in inputs), *extra)
     finally:

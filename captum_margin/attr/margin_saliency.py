@@ -1,8 +1,4 @@
-"""MARGIN's saliency for any model that can be called.
-
-Anirudh, Thiagarajan, Sridhar, Bremer, "MARGIN: Uncovering Deep Neural Networks Using
-Graph Signal Analysis", Frontiers in Big Data 4, 2021 (https://arxiv.org/abs/1711.05407).
-"""
+"""MARGIN's saliency for any model that can be called."""
 
 from __future__ import annotations
 
@@ -48,7 +44,7 @@ MIN_EVALUATIONS = 16
 
 @dataclass(frozen=True, eq=False)
 class MarginDetails:
-    """How the maps of a batch came about.
+    """How the maps of a batch came about: :meth:`MarginSaliency.attribute`.
 
     Attributes:
         scores (Tensor): The model's scores of the B examples themselves, (B,).
@@ -70,7 +66,7 @@ class MarginDetails:
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """What a saved :class:`captum_margin.Explanation` keeps of it."""
+        """A dict of what a saved :class:`captum_margin.Explanation` keeps of it."""
         return {"scores": self.scores, "segments": self.segments}
 
 
@@ -84,15 +80,19 @@ class MarginSaliency(PerturbationAttribution):
       the unions of like size; the function is the model's score s. The evidence of a
       region is the cross-energy of score and presence,
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
-      presence: how much a union gains over unions of its size by holding u. On images
-      the regions are overlapping tents on a 7 x 7 grid and there are three
-      rounds: each later one varies the map that those before it have drawn. Given a
-      ``feature_mask`` or a ``segmentation_func``, they are its regions, each in half
-      of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is
-      the Banzhaf value.
+      presence: how much a union gains over unions of its size by holding u
+      (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On images
+      there are three rounds. The first is of overlapping tents on a 7 x 7 grid, below
+      400 evaluations of windows taken away one by one; each later one varies the map
+      drawn so far. Given a ``feature_mask`` or a ``segmentation_func``, its regions
+      are each in half of the unions; when all unions fit into ``n_evaluations``,
+      :math:`\varphi` is the Banzhaf value.
     - ``domain="regions"``: nodes are single superpixels (SLIC at six scales), each
       taken away alone; regions of like saliency are neighbours and the function is
-      their size. The paper's form, see ``paper``.
+      their size. The paper's form (case study II), see ``paper``.
+
+    Anirudh et al., "MARGIN: Uncovering Deep Neural Networks Using Graph Signal
+    Analysis", 2021 (https://arxiv.org/abs/1711.05407).
 
     It replaces :class:`captum.attr.LayerGradCam` or
     :class:`captum.attr.FeatureAblation` by changing the class name, and needs nothing
@@ -157,8 +157,8 @@ class MarginSaliency(PerturbationAttribution):
             baselines (scalar, Tensor, tuple of scalar, or Tensor, optional): What
                 stands where an input is not shown, as there. Default: None, the mean
                 colour of each image, and zero for other inputs
-            target (int, tuple, Tensor or list, optional): As there.
-            additional_forward_args (Any, optional): As there.
+            target (int, tuple, Tensor or list, optional): As there. Default: None
+            additional_forward_args (Any, optional): As there. Default: None
             feature_mask (Tensor or tuple[Tensor, ...], optional): One partition of
                 each input into features, as there; it takes the place of the built-in
                 regions, and ``segmentation_func``. Default: None; inputs that are not
@@ -171,7 +171,7 @@ class MarginSaliency(PerturbationAttribution):
                 Default: ``"unions"``
             n_evaluations (int, optional): Forward passes of each example, at least 16;
                 fewer are used when fewer tell all. A quarter of the default keeps most
-                of the quality, see the README. ``domain="regions"`` takes one more
+                of the quality, see the tutorials. ``domain="regions"`` takes one more
                 than there are regions instead. Default: 800
             signed (bool, optional): Whether evidence against the target is negative;
                 if False, saliency is absolute. Default: True
@@ -200,11 +200,12 @@ class MarginSaliency(PerturbationAttribution):
             - **details** (*MarginDetails*): With ``return_details=True``.
 
         Raises:
-            AssertionError: If the target does not fit the model's output, or baselines
-                or masks do not fit the inputs, as in Captum.
-            TypeError: If the model does not return a tensor.
-            ValueError: If an option is out of its range, regions cannot be made of the
-                inputs, or inputs or outputs hold NaN or infinity.
+            AssertionError: If a target is missing, or not one an example, or
+                ``perturbations_per_eval`` is below 1, as in Captum.
+            TypeError: If the model returns no tensor, or images are integers.
+            ValueError: If there is no such class, baselines or masks do not broadcast
+                to the inputs, an option is out of its range, regions cannot be made of
+                the inputs, or inputs or outputs hold NaN or infinity.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
@@ -259,7 +260,7 @@ class MarginSaliency(PerturbationAttribution):
                 )
             elif partitions is None:
                 explanations = explain_by_soft_unions(
-                    scorer, n_evaluations - 1, seed, dtype, progress
+                    scorer, scores, n_evaluations - 1, seed, dtype, progress
                 )
             else:
                 explanations = explain_by_region_unions(
@@ -338,9 +339,9 @@ def _check_options(
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if n_evaluations < MIN_EVALUATIONS:
+    if n_evaluations != int(n_evaluations) or n_evaluations < MIN_EVALUATIONS:
         raise ValueError(
-            f"expected n_evaluations of at least {MIN_EVALUATIONS} "
+            f"expected n_evaluations, a whole number of at least {MIN_EVALUATIONS} "
             f"(got {n_evaluations}); 200 is a good small budget"
         )
     assert perturbations_per_eval >= 1, (

@@ -1,8 +1,4 @@
-"""One interpretation for many images that a network decides alike.
-
-Lam, Chu, Torkamani, Pei, Zhang, "Finding Representative Interpretations on
-Convolutional Neural Networks", ICCV 2021 (https://arxiv.org/abs/2108.06384).
-"""
+"""One interpretation for many images that a network decides alike."""
 
 from __future__ import annotations
 
@@ -37,25 +33,27 @@ __all__ = ["RepresentativeInterpretation"]
 class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     r"""Heat maps of a layer that are shared by all images decided alike.
 
-    From reference images Q decision boundaries of the network are sampled, as
-    hyperplanes in the space of the layer's feature maps. Around an image, the few of
-    them are chosen whose polytope covers as many references as possible and no more of
-    those predicted otherwise than must be. The heat map weights the layer's channels by
-    the normals of these boundaries, as Grad-CAM weights them by the gradient at the one
-    image; every image that the polytope covers has the same weights.
+    From reference images Q decision boundaries of the network are sampled, hyperplanes
+    :math:`\langle W, \psi \rangle + b = 0` in the space of the layer's feature maps.
+    Around an image, the few of them are chosen whose polytope covers as many references
+    as possible and no more of those predicted otherwise than must be. The heat map
+    weights the channels by the normals W, as Grad-CAM does by the gradient at the one
+    image; every image that the polytope covers has the same weights. For the formula
+    see :meth:`Interpretation.attribute`. Lam et al., "Finding Representative
+    Interpretations on Convolutional Neural Networks", ICCV 2021
+    (https://arxiv.org/abs/2108.06384).
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name and giving
-    references: images that the network knows, of any label, some hundreds of each
-    class that matters. Give it logits: where the network above the layer is piecewise
-    linear (convolutions, ReLU, pooling, linear layers) the boundaries are exact;
-    elsewhere :attr:`linearization_error` says how far they are off.
+    references: images that the network knows, of any label, some hundreds of each class
+    that matters. Give it logits: where the network above the layer is piecewise linear
+    (ReLU, pooling) boundaries are exact; else see :attr:`linearization_error`.
 
     Attributes:
         references: What :meth:`fit` was given, or the constructor.
-        linearization_error (float): Median over the sampled boundaries of the error of
-            the linear forecast when every value of a feature map grows or shrinks by
-            1% at random, over what such a step changes typically: 0 up to rounding and
-            kinks where the network above the layer is piecewise linear.
+        linearization_error (float): Median over the boundaries of the error of the
+            linear forecast when every value of a feature map grows or shrinks by 1% at
+            random, over what such a step changes typically: 0 up to rounding and kinks
+            where the network above is piecewise linear.
     """
 
     def __init__(
@@ -175,15 +173,14 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         r"""Heat maps of the layer, each under the interpretation of its input.
 
         An input that is predicted as its target has the polytope around itself. For
-        another target it has that of the most similar reference that is predicted as
-        the target, the one whose projections to the sampled boundaries differ least:
-        what there is in the input of what makes such images the target.
+        another target it has that of the most similar reference predicted as the
+        target, the one whose projections to the sampled boundaries differ least.
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): As in
                 :class:`captum.attr.LayerGradCam`.
-            target (int, tuple, Tensor or list, optional): As there. Not needed for
-                models with one score a row: the map is the evidence for a high score.
+            target (int, tuple, Tensor or list, optional): As there. Default: None, for
+                models with one score a row: the map is the evidence for a high score
             additional_forward_args (Any, optional): As there. Default: None
             attribute_to_layer_input (bool, optional): As there. Default: False
             relu_attributions (bool, optional): Only evidence for the target, see
@@ -193,21 +190,20 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             grad_kwargs (dict, optional): As there; used where an input falls back to
                 its own boundary. Default: None
             paper (bool, optional): The paper's weights, see there. Default: False
-            return_details (bool, optional): Also returns a
-                :class:`RepresentativeDetails`: whose maps they are. Default: False
+            return_details (bool, optional): Also returns
+                :class:`RepresentativeDetails`. Default: False
 
         Returns:
             *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
-            sum, detached: in ``LayerGradCam``'s shape and order; or a pair of these
-            and **details**.
+            sum, detached; or a pair of these and **details**.
 
         Raises:
-            AssertionError: If the target does not fit the model's output, or the layer
-                has several tensors.
-            ValueError: If there are no references, or inputs do not fit them.
+            AssertionError: If a target is missing, or not one an example (as in
+                Captum), or the layer has several tensors.
+            ValueError: Without references, such a class, or inputs of their size.
 
-        Cost: one forward pass; a backward pass only for inputs that no boundary
-        separates, which fall back to their own, with a warning.
+        Cost: :meth:`fit` before the first; one forward pass; a backward pass for inputs
+        that no boundary separates: they get their own, with a warning.
 
         Examples::
 
@@ -320,10 +316,14 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         return self._tables[-1][2].linearization_error
 
     def state_dict(self, attribute_to_layer_input: bool = False) -> dict[str, Any]:
-        """What was fitted, as tensors and plain values.
+        """What was fitted: the boundaries and M * Q projections, no images.
 
-        ``torch.save`` writes it and ``torch.load(..., weights_only=True)`` reads it.
-        It holds the boundaries, M * Q projections and no images.
+        Args:
+            attribute_to_layer_input (bool, optional): As in :meth:`fit`. Default: False
+
+        Returns:
+            dict: Tensors and plain values: ``torch.save`` writes it, ``torch.load(...,
+            weights_only=True)`` reads it.
         """
         view, table = self._fitted(attribute_to_layer_input)
         return dump_table(table, view)

@@ -22,14 +22,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         int: Exit status: 0 if all was done, 1 if something was not (said in one line
-        on the error stream), 130 if interrupted. Wrong usage exits with 2.
+        on the error stream), 130 if interrupted. Wrong usage exits with 2; without a
+        command it is what ``--help`` prints.
 
     Example:
         >>> from captum_margin.cli import main
         >>> main(["explain", "cat.jpg", "--model", "squeezenet"])
         1
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if "run" not in args:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         status: int = args.run(args)
     except CommandError as error:
@@ -51,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {captum_margin.__version__}"
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_command(commands)
     explain.add_command(commands)
     audit.add_command(commands)

@@ -48,7 +48,7 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
             "expected numbers of shape (N, F, ...) as features (got "
             f"{used.dtype} of shape {used.shape}): {path}"
         )
-    values = used.reshape(len(used), -1).astype(np.float32)
+    values = used.reshape(len(used), -1).astype(np.float32, copy=False)
     check_finite(values, lambda row, _: f"sample {row}")
     names = arrays.names
     if names is None:

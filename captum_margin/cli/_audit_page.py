@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from captum_margin.cli._audit_browse import N_NEAR, browse
+from captum_margin.cli._audit_browse import FIRST, N_NEAR, browse
 from captum_margin.cli._audit_data import AuditData
 from captum_margin.cli._audit_questions import Answers, class_of, given_label, votes
 from captum_margin.cli._output import CommandError
@@ -45,6 +45,8 @@ def write_page(
         lstrip_blocks=True,
     )
     pictures = _Thumbnails(data)
+    samples = browse(data, answers, n_top)
+    ids = samples.pop("ids")
     suspects = _suspects(data, answers, pictures, n_top)
     sections = _sections(data, answers, pictures, n_top)
     text = environment.get_template("audit.html.j2").render(
@@ -52,7 +54,7 @@ def write_page(
         summary=_summary(data),
         notes=data.notes,
         origin=data.origin,
-        cards=_cards(data, suspects, sections),
+        cards=_cards(data, suspects, sections, len(ids)),
         suspects=suspects,
         sections=sections,
         errors=answers.errors,
@@ -63,7 +65,10 @@ def write_page(
         small_pictures=pictures.all_tiny,
         n_near=N_NEAR,
         n_samples=len(data.names),
-        samples=browse(data, answers),
+        first=max(FIRST, n_top),
+        samples=samples,
+        n_shown=len(ids),
+        place={i: at for at, i in enumerate(ids)},
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -311,6 +316,7 @@ def _cards(
     data: AuditData,
     suspects: dict[str, Any] | None,
     sections: Sequence[dict[str, Any]],
+    n_all: int,
 ) -> list[dict[str, str]]:
     """What leads to each section: a number and what it counts."""
     cards = []
@@ -323,7 +329,7 @@ def _cards(
         "boundary": "boundary: samples between classes",
     }
     cards += [(s["key"], f"{s['shown']:,}", texts[s["key"]]) for s in sections]
-    cards.append(("all", f"{len(data.names):,}", "samples: search, filter, sort"))
+    cards.append(("all", f"{n_all:,}", "samples: search, filter, sort"))
     if data.unreadable:
         n = len(data.unreadable)
         cards.append(("unreadable", f"{n:,}", "files that cannot be read"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_margin._explain import explain
+from captum_margin.attr.layers import layer_of_maps
 from captum_margin.cli._classifier import Classifier
 from captum_margin.cli._explained import Explained, Explainer
 from captum_margin.cli._output import shows_progress
@@ -27,11 +29,25 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     """Returns the function that explains an image; the seed is the same for all."""
     from captum_margin.attr import CoalitionPerturbation
 
-    explainer = CoalitionPerturbation(classifier.model)
+    @functools.cache
+    def explainer(shape: tuple[int, ...]) -> CoalitionPerturbation:
+        """Of convolutional networks it takes maps of all sizes, of others tokens."""
+        device = next(classifier.model.parameters()).device
+        try:
+            layer, reshape = layer_of_maps(
+                classifier.model, torch.zeros(shape, device=device)
+            )
+        except ValueError:
+            reshape = None
+        if reshape is None:
+            return CoalitionPerturbation(classifier.model)
+        return CoalitionPerturbation(
+            classifier.model, layer.layer, reshape_transform=reshape
+        )
 
     def explain_one(image: Tensor, target: int) -> Explained:
         found = explain(
-            explainer,
+            explainer(tuple(image.shape)),
             image,
             target,
             n_coalitions=args.n_coalitions or _DEFAULT_COALITIONS,

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from captum_margin.attr.layers import is_map, last_conv_layer, output_shapes
+from captum_margin.attr.layers import (
+    is_map,
+    layer_of_maps,
+    maps_shape,
+    output_shapes,
+    tokens_to_maps,
+)
 from captum_margin.cli._output import CommandError, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with an extent in space.
+    """A layer with an extent in space, of maps or of tokens.
 
     Attributes:
         name (str): Its name in the model.
         module (Module): The layer.
-        shape (tuple[int, ...]): Of its output for one image: (K, h, w).
+        shape (tuple[int, ...]): Of its maps for one image: (K, h, w).
+        reshape (Callable, optional): What makes them of its output; None if they are.
     """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
+    reshape: Callable[[Tensor], Tensor] | None = None
 
 
 def choose_layer(model: nn.Module, image: Tensor, name: str | None) -> Layer:
     """Finds a layer by its name, or the last that still has an extent in space.
 
-    By itself it takes what :func:`captum_margin.attr.last_conv_layer` finds.
+    By itself it takes what :func:`captum_margin.attr.last_conv_layer` finds, or names
+    for a transformer.
 
     Args:
         model (Module): The network.
@@ -49,18 +59,21 @@ def choose_layer(model: nn.Module, image: Tensor, name: str | None) -> Layer:
         raise CommandError(f"the model has no layer {name!r} (--layer){hint}")
     if name is None:
         try:
-            found = last_conv_layer(model, image)
+            found, reshape = layer_of_maps(model, image)
         except ValueError as error:
             raise CommandError(
                 f"{one_line(error).split(';')[0]}; name a layer with --layer"
             ) from None
-        return Layer(found.name, found.layer, found.shape[1:])
+        return Layer(found.name, found.layer, found.shape[1:], reshape)
     shapes, _ = output_shapes(model, (image,))
-    shape = shapes.get(name, ())
-    if not is_map(shape, tuple(image.shape[2:])):
+    shape, size = shapes.get(name, ()), tuple(image.shape[2:])
+    if is_map(shape, size):
+        return Layer(name, modules[name], shape[1:])
+    maps = maps_shape(shape, size) if shape[:1] == (1,) else None
+    if maps is None:
         got = f"an output of shape {shape}" if shape else "no tensor"
         raise CommandError(
-            f"expected a layer with maps, (1, K, h, w) (got {got} from --layer "
-            f"{name}); choose another"
+            "expected a layer with maps, (1, K, h, w), or tokens, (1, T, K) (got "
+            f"{got} from --layer {name}); choose another"
         )
-    return Layer(name, modules[name], shape[1:])
+    return Layer(name, modules[name], maps[1:], tokens_to_maps)

@@ -54,7 +54,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         f"{len(references)} references",
         flush=True,
     )
-    explainer = RepresentativeInterpretation(model, layer.module)
+    explainer = RepresentativeInterpretation(
+        model, layer.module, reshape_transform=layer.reshape
+    )
     n_boundaries = min(args.n_boundaries or _DEFAULT_BOUNDARIES, len(references))
     started = time.perf_counter()
     with Passes(model) as passes:

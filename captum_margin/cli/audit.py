@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from captum_margin.cli._audit_arrays import read_npz
+from captum_margin.cli._audit_browse import FIRST, WHOLE
 from captum_margin.cli._audit_data import AuditData
 from captum_margin.cli._audit_folder import find_images, read_folder
 from captum_margin.cli._audit_page import write_page
@@ -37,7 +38,9 @@ _DESCRIPTION = """\
 Look through a data set: which labels may be wrong (suspects), which samples stand for
 all (prototypes), which nothing stands for (criticisms), and where the classes meet
 (boundary). Writes a table (.csv) for each, a record (audit.json) and a page with
-pictures that needs nothing else (index.html). An image that cannot be read is listed
+pictures that needs nothing else (index.html); of more than 50,000 samples it holds the
+first 10,000 of each question and their neighbours. Of more than 100,000 samples the
+prototypes are chosen among as many at random. An image that cannot be read is listed
 and left out.
 
 DATA is one of
@@ -238,6 +241,11 @@ def _made(
         made[name.capitalize()] = ", ".join(
             f"{key} = {settings[key]}" for key in told if settings.get(key) is not None
         )
+    for metric, search in answers.searches.items():
+        recall = search["recall"]
+        share = "all" if recall is None else f"{recall['value']:.1%}"
+        found = f"{share} of the {search['k']} nearest by {search['backend']} search"
+        made[f"Neighbours, {metric}"] = found
     made["Versions"] = ", ".join(f"{name} {v}" for name, v in versions().items())
     return made
 
@@ -259,6 +267,7 @@ def _write_record(
         "classes": _sizes(data),
         "n_unreadable": len(data.unreadable),
         "n_suspects": None if issue is None else int(issue.sum()),
+        "searches": answers.searches,
         "questions": answers.record,
         "errors": answers.errors,
         "notes": data.notes,
@@ -293,3 +302,5 @@ def _report(data: AuditData, answers: Answers, page: Path) -> None:
         print(f"suspects: {int(issue.sum()):,} labels that the others contradict")
     print(f"tables: {', '.join(str(path) for path in answers.files)}")
     print(f"page: {page}")
+    if n > WHOLE:
+        print(f"it shows the first {FIRST:,} of each question; the tables hold all")

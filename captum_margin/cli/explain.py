@@ -69,7 +69,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE|FOLDER",
+        help="photographs, or folders of them",
+    )
     parser.add_argument(
         "--model",
         default="squeezenet1_0",
@@ -91,7 +97,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--method",
         choices=sorted(METHODS),
         default="margin",
-        help="attribution method (default: %(default)s)",
+        help="margin: what raises the score; representative: what the net sees alike "
+        "in many images; coalition: what cannot be taken away (default: %(default)s)",
     )
     parser.add_argument(
         "--n-evaluations",
@@ -111,7 +118,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--layer",
         metavar="NAME",
         help="representative: layer whose maps are weighted, such as features.12 "
-        "(default: the last stage of the network with an extent in space)",
+        "(default: the last stage with an extent in space; in a transformer the last "
+        "layer of tokens before an attention)",
     )
     parser.add_argument(
         "--n-boundaries",

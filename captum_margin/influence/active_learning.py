@@ -18,7 +18,7 @@ from captum_margin.influence._nodes import (
 from captum_margin.influence.base import Function, MarginInfluence
 from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.influence.samples import Samples
-from captum_margin.influence.settings import Settings, neighbor_graph
+from captum_margin.influence.settings import Settings
 from captum_margin.signal import (
     Graph,
     HighPass,
@@ -99,8 +99,9 @@ def select_nodes(
         per_class (bool, optional): ``budget`` nodes of each class of ``data.y`` that
             the candidates have, all of them where a class has fewer. For studies in
             which the labels of the candidates are known. Default: False.
-        paper (bool, optional): Case study VI of MARGIN: the nodes of the largest
-            squared high-pass part of the embeddings' norm. Default: False.
+        paper (bool, optional): Case study VI of MARGIN
+            (https://arxiv.org/abs/1711.05407): the nodes of the largest squared
+            high-pass part of the embeddings' norm. Default: False.
         seed (int, optional): As in :class:`ActiveLearningSettings`. Default: None, 0.
         **options: Further fields of :class:`ActiveLearningSettings`.
 
@@ -207,12 +208,12 @@ class ActiveLearning(MarginInfluence):
 
         Args:
             budget (int): As there.
-            candidates (Tensor, optional): As there.
-            labelled (Tensor, optional): As there.
-            per_class (bool, optional): As there.
+            candidates (Tensor, optional): As there. Default: None.
+            labelled (Tensor, optional): As there. Default: None.
+            per_class (bool, optional): As there. Default: False.
 
         Returns:
-            Tensor: As there.
+            Tensor: Node indices in the order of picking, int64.
 
         Raises:
             TypeError: As there.
@@ -270,8 +271,7 @@ class ActiveLearning(MarginInfluence):
         """The samples with their graph, which is made of features only once."""
         assert self._samples is not None  # the constructors see to it
         if self._samples.graph is None:
-            assert self._samples.features is not None
-            graph = neighbor_graph(self._samples.features, self.used)
+            graph = self._neighbors(self._samples)
             self._samples = self._samples._replace(graph=graph)
         return self._samples
 
@@ -280,6 +280,7 @@ class ActiveLearning(MarginInfluence):
         if self._points is None:
             z, x, graph = self._embeddings, samples.features, samples.graph
             assert graph is not None
+            x = None if x is None else x.to_dense()
             if z is None and x is not None and not self.paper:
                 x = x.to(torch.promote_types(x.dtype, torch.float32))
                 z = _propagated(unit_rows(x), graph, self._used().reach)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from captum_margin.influence._extraction import as_loader, as_module, extract
+from captum_margin.influence._adversarial import (
+    AdversarialSettings,
+    as_graph_features,
+    decisions,
+    same_classes,
+)
+from captum_margin.influence._extraction import (
+    as_dataset,
+    as_loader,
+    as_module,
+    extract,
+)
 from captum_margin.influence._references import (
     class_means,
     log_density,
@@ -18,68 +30,21 @@ from captum_margin.influence._references import (
     rest_density,
 )
 from captum_margin.influence.base import MarginInfluence
-from captum_margin.influence.samples import Samples, as_features, as_labels
+from captum_margin.influence.new_samples import as_new_features, join
+from captum_margin.influence.samples import Samples, as_features
 from captum_margin.influence.settings import Settings, as_points
-from captum_margin.signal import Graph, kernel_density, leave_neighborhood_out_mmd
+from captum_margin.signal import (
+    Graph,
+    influence,
+    kernel_density,
+    leave_neighborhood_out_mmd,
+)
+from captum_margin.signal._mmd_new import new_samples_mmd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["AdversarialSettings", "AdversarialStatistics"]
-
-
-@dataclass(frozen=True, eq=False)
-class AdversarialSettings(Settings):
-    """The options of :class:`AdversarialStatistics`: of :class:`Settings`, and more.
-
-    Args:
-        statistic (str, optional): ``"mmd"``, or ``"kde"``, which needs references.
-            Default: None, ``"kde"`` with references and ``"mmd"`` without.
-        references (optional): ``"kde"`` only: training samples (M, F) in the same
-            latent space, of any type that ``from_features`` takes; with a model also
-            its training data, a Dataset or DataLoader, which is run through it.
-        reference_classes (optional): Their classes (M,). From a data set: its labels.
-        predicted (optional): The model's decisions (N,) for the samples. With a model:
-            its own, the largest of its scores (with one score: whether it is above 0).
-            Without both kinds of classes all references count.
-        graph_features (optional): ``"kde"`` only: what the nearest references are found
-            by, (N, G): what an attack moves little, such as the input or an early
-            layer. With a model: that layer or its name. No effect with ``paper=True``.
-            Default: None: all references of the class count.
-        graph_references (optional): The same of the references, (M, G). With a model
-            and references as data: from that layer too.
-        gamma (float, optional): Of the kernel, as in
-            :func:`~captum_margin.signal.leave_neighborhood_out_mmd` and
-            :func:`~captum_margin.signal.kernel_density`.
-        estimate (str): Of the MMD, ``"exact"``, or ``"features"`` for many samples.
-        seed (int): Of random features.
-    """
-
-    statistic: Literal["mmd", "kde"] | None = None
-    references: Any = field(default=None, repr=False)
-    reference_classes: Any = field(default=None, repr=False)
-    predicted: Any = field(default=None, repr=False)
-    graph_features: Any = field(default=None, repr=False)
-    graph_references: Any = field(default=None, repr=False)
-    gamma: float | None = None
-    estimate: Literal["exact", "features"] = "exact"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the choice."""
-        if self.statistic not in ("mmd", "kde", None):
-            raise ValueError(
-                f"expected statistic 'mmd' or 'kde' (got {self.statistic!r})"
-            )
-        if self.estimate not in ("exact", "features"):
-            raise ValueError(
-                f"expected estimate 'exact' or 'features' (got {self.estimate!r})"
-            )
-        if self.statistic == "kde" and self.references is None:
-            raise ValueError(
-                "statistic='kde' needs references=: training samples in the same "
-                "latent space, or with a model its training data"
-            )
 
 
 class AdversarialStatistics(MarginInfluence):
@@ -162,6 +127,68 @@ class AdversarialStatistics(MarginInfluence):
     paper_settings: ClassVar[Settings] = AdversarialSettings(
         k=30, shift="symmetric", isolated="keep"
     )
+
+    def score(
+        self, inputs: Any, *, predicted: Any = None, graph_features: Any = None
+    ) -> Tensor:
+        """Scores new samples, each on its own, without building anything anew.
+
+        For ``"kde"`` that is what :meth:`self_influence` would say of them: it compares
+        a sample with the references alone. For ``"mmd"`` they are compared with the
+        fitted samples: f(i) is how far the mean of all of these but its k nearest moves
+        when i joins, and the neighbours are these k, whose f stays as it is. (k should
+        be far below N: f falls with the number of samples that are left, and fitted
+        samples leave out more.) With ``paper=True`` both are filtered with these k.
+
+        Args:
+            inputs (Any): New: a Dataset, DataLoader or tuple ``(x, ..., labels)``
+                where this was made from a model, labels without effect; features
+                (M, F) after :meth:`from_features`.
+            predicted (optional): As in :class:`AdversarialSettings`, of the new
+                samples, (M,). Default: None.
+            graph_features (optional): The same, (M, G). Default: None; with a model:
+                the layer that was given.
+
+        Returns:
+            Tensor: Shape (M,), on the scale of :meth:`self_influence`.
+
+        Raises:
+            TypeError: As :meth:`self_influence`.
+            ValueError: As :meth:`self_influence`; or with a ``function`` of one's own.
+
+        Cost: O(M R F) for ``"kde"`` with R references; else that of the fit, if there
+        was none yet, and that of the MMD once more.
+
+        >>> line = torch.stack([torch.linspace(0, 1, 99), torch.zeros(99)], dim=1)
+        >>> known = AdversarialStatistics.from_features(line, k=3)
+        >>> near, far = known.score(torch.tensor([[0.4, 0.0], [0.4, 2.0]]))
+        >>> bool(far > 10 * near)
+        True
+        """
+        if self.function is not None:
+            raise ValueError(
+                "expected a question without function= (its values at new samples are "
+                "not known); fit all samples together"
+            )
+        other, new = self._of_new(inputs, predicted, graph_features)
+        assert new.features is not None
+        if self._statistic() == "kde" and not self.paper:
+            none = Graph(torch.empty(2, 0, dtype=torch.long), None, len(new.features))
+            filtered = other._high_pass(other._signal(none, new), none, new)
+            return influence(filtered, self.used.sided)
+        result, used = self.result(), self._used()
+        assert self._samples is not None and self._samples.features is not None
+        fitted = self._samples.features
+        own = new.features.to(fitted.device)
+        graph, near = join(fitted, own, result.graph, used)
+        if self._statistic() == "mmd":
+            options: dict[str, Any] = {"gamma": used.gamma, "estimate": used.estimate}
+            signal = new_samples_mmd(fitted, own, near, seed=used.seed, **options)
+        else:
+            signal = other._signal(graph, new)
+        both = torch.cat([result.function, signal.to(result.function)])
+        filtered = super()._high_pass(both, graph, Samples())[len(fitted) :]
+        return influence(filtered, used.sided)
 
     def plot_histograms(self, attacked: Any = None, *, bins: int = 50) -> Figure:
         """How many samples have which value, without and with the graph.
@@ -261,7 +288,7 @@ class AdversarialStatistics(MarginInfluence):
         references, other = self._references()
         predicted = self._used().predicted
         if predicted is None and samples.scores is not None:
-            predicted = _decisions(samples.scores)
+            predicted = decisions(samples.scores)
         if predicted is None and other is None:
             return None, None
         if predicted is None or other is None:
@@ -269,7 +296,7 @@ class AdversarialStatistics(MarginInfluence):
                 "expected predicted= and reference_classes= together (got one of them)"
             )
         x = samples.features
-        own, other = _same_classes(predicted, other, len(x), len(references))
+        own, other = same_classes(predicted, other, len(x), len(references))
         return own.to(x.device), other.to(x.device)
 
     def _graph_features(self, n: int, m: int) -> tuple[Tensor, Tensor] | None:
@@ -288,24 +315,25 @@ class AdversarialStatistics(MarginInfluence):
                 "expected graph_features= and graph_references= together (got one of "
                 "them)"
             )
-        pair = as_features(given), as_features(others)
-        for name, values, count in (
-            ("graph_features", pair[0], n),
-            ("graph_references", pair[1], m),
-        ):
-            if values.dim() != 2 or len(values) != count:
-                raise ValueError(
-                    f"expected {name} of shape ({count}, G) "
-                    f"(got {tuple(values.shape)}); one row each"
-                )
-            if values.is_floating_point() and not bool(values.isfinite().all()):
-                raise ValueError(f"expected finite {name} (got NaN or infinity)")
-        if pair[0].size(1) != pair[1].size(1):
-            raise ValueError(
-                f"expected graph_references of shape (M, {pair[0].size(1)}) "
-                f"(got {tuple(pair[1].shape)}); take both from the same layer"
-            )
-        return pair
+        return as_graph_features(given, others, n, m)
+
+    def _of_new(
+        self, inputs: Any, predicted: Any, graph_features: Any
+    ) -> tuple[AdversarialStatistics, Samples]:
+        """The same question to new samples, and these."""
+        used, other = self._used(), copy(self)
+        if self._statistic() == "kde":
+            other._known = self._references()
+        if graph_features is None and isinstance(used.graph_features, (str, nn.Module)):
+            graph_features = used.graph_features
+        other.used = replace(used, predicted=predicted, graph_features=graph_features)
+        if self.model is not None:
+            data = as_dataset(inputs)
+            other.train_dataloader = as_loader(data, self.batch_size)
+            return other, other._extract(show_progress=False)
+        assert self._samples is not None and self._samples.features is not None
+        values = as_new_features(inputs, self._samples.features)
+        return other, Samples(values)
 
     def _references(self) -> tuple[Tensor, Any]:
         """Features of the references and their classes, if there are any; kept."""
@@ -357,30 +385,3 @@ class AdversarialStatistics(MarginInfluence):
     def _used(self) -> AdversarialSettings:
         assert isinstance(self.used, AdversarialSettings)
         return self.used
-
-
-def _decisions(scores: Tensor) -> Tensor:
-    """The class of the largest score; of a single one, whether it is above 0."""
-    scores = scores.flatten(1) if scores.dim() > 1 else scores[:, None]
-    return (scores[:, 0] > 0).long() if scores.size(1) == 1 else scores.argmax(dim=1)
-
-
-def _same_classes(
-    predicted: Any, references: Any, samples: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """Both as numbers of the same classes, whatever they are called.
-
-    Raises:
-        ValueError: If there is not one for each, or they have no class in common.
-    """
-    own, names = as_labels(predicted, samples)
-    other, reference_names = as_labels(references, count)
-    number = {name: c for c, name in enumerate(names)}
-    if not number.keys() & set(reference_names):
-        raise ValueError(
-            f"expected predicted classes {names} among those of the references (got "
-            f"{reference_names})"
-        )
-    # Classes that are never predicted share a number that no sample has.
-    table = torch.tensor([number.get(name, len(names)) for name in reference_names])
-    return own, table[other]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch
 from captum.influence import DataInfluence
 from torch import Tensor, nn
 
@@ -22,10 +21,17 @@ from captum_margin.influence.samples import (
     ClassNames,
     Samples,
     as_features,
+    as_function,
     as_graph,
     as_labels,
 )
-from captum_margin.influence.settings import Settings, neighbor_graph, replaced
+from captum_margin.influence.settings import (
+    FoundGraph,
+    Settings,
+    neighbor_graph,
+    replaced,
+)
+from captum_margin.neighbors import Neighbors
 from captum_margin.signal import Graph, HighPass, influence, rank
 
 __all__ = ["Function", "MarginInfluence"]
@@ -57,8 +63,7 @@ class MarginInfluence(DataInfluence):
             the question's own, or ``function(graph, samples)`` that returns it from the
             :class:`~captum_margin.signal.Graph` and the :class:`Samples`. It is
             filtered plainly. Default: None.
-        paper (bool, optional): The MARGIN paper's form of the question.
-            Default: False.
+        paper (bool, optional): The question as in the MARGIN paper. Default: False.
         **options: Fields of the class's ``settings`` (``paper_settings`` with
             ``paper=True``) to replace, see :class:`Settings`.
 
@@ -67,7 +72,7 @@ class MarginInfluence(DataInfluence):
         ValueError: If the loader shuffles, or the layer is not part of the model.
 
     Cost: one forward pass per sample; O(N (F + k)) memory for the graph and O(N² F)
-    time, beyond 20,000 samples about O(N sqrt(N) F) for approximate neighbours, see
+    time, beyond 50,000 samples about O(N sqrt(N) F) for approximate neighbours, see
     :func:`~captum_margin.neighbors.find_neighbors`; O(E · C) for the filter.
     """
 
@@ -123,15 +128,15 @@ class MarginInfluence(DataInfluence):
         """Starts from features instead of a model and its data.
 
         Args:
-            features: Shape (N, F): a tensor, NumPy array or memory map (read in place),
-                SciPy sparse matrix (it is made dense: reduce wide ones first) or pandas
-                DataFrame.
+            features (array): (N, F): a tensor, NumPy array, memory map (read in place),
+                SciPy sparse matrix (it stays so; all pairs are compared, unless
+                ``backend`` says otherwise) or pandas DataFrame.
             labels (optional): Shape (N,): integers, bools or strings, as a tensor,
                 array, Series or list. Default: None.
-            class_names (optional): As in the class.
-            images (optional): For pictures, see :meth:`InfluenceResult.plot`.
-            function (optional): As in the class.
-            paper (bool, optional): As in the class.
+            class_names (optional): As in the class. Default: None.
+            images (optional): As in :meth:`InfluenceResult.plot`. Default: None.
+            function (optional): As in the class. Default: None.
+            paper (bool, optional): As in the class. Default: False.
             **options: As in the class.
 
         Raises:
@@ -175,11 +180,11 @@ class MarginInfluence(DataInfluence):
                 ``kneighbors_graph(mode="distance")`` make it, explicit zeros included.
                 It is made undirected; distances become weights by ``bandwidth``, in
                 the unit they have.
-            labels (optional): As in :meth:`from_features`.
-            class_names (optional): As in the class.
-            images (optional): As in :meth:`from_features`.
-            function (optional): As in the class.
-            paper (bool, optional): As in the class.
+            labels (optional): As in :meth:`from_features`. Default: None.
+            class_names (optional): As in the class. Default: None.
+            images (optional): As in :meth:`from_features`. Default: None.
+            function (optional): As in the class. Default: None.
+            paper (bool, optional): As in the class. Default: False.
             **options: As in the class; ``k`` and ``metric`` have no effect.
 
         Raises:
@@ -205,8 +210,7 @@ class MarginInfluence(DataInfluence):
         Args:
             inputs (optional): Another data set to put the same question to, on its
                 own: a Dataset, DataLoader or tuple ``(x, ..., labels)``, or
-                ``(features, labels)`` after :meth:`from_features`. Default: None, the
-                one this was made with.
+                ``(features, labels)`` after :meth:`from_features`. Default: None.
             show_progress (bool, optional): A bar over the batches. Default: False.
 
         Returns:
@@ -228,11 +232,11 @@ class MarginInfluence(DataInfluence):
         """The scores as other classes of :mod:`captum.influence` return aggregates.
 
         Args:
-            inputs (optional): As in :meth:`self_influence`.
+            inputs (optional): As in :meth:`self_influence`. Default: None.
             k (int, optional): Only so many samples. Default: None, all.
             proponents (bool, optional): Those of the highest scores; False: of the
                 lowest. Default: True.
-            show_progress (bool, optional): As in :meth:`self_influence`.
+            show_progress (bool, optional): As there. Default: False.
 
         Returns:
             Tensor or KMostInfluentialResults: Shape (1, N), or with ``k`` indices and
@@ -256,8 +260,11 @@ class MarginInfluence(DataInfluence):
         """Scores with the graph, function and filtered signal they come from.
 
         Args:
-            inputs (optional): As in :meth:`self_influence`.
-            show_progress (bool, optional): As in :meth:`self_influence`.
+            inputs (optional): As in :meth:`self_influence`. Default: None.
+            show_progress (bool, optional): As there. Default: False.
+
+        Returns:
+            InfluenceResult: Of the N samples; kept, so that asking again is free.
 
         Raises:
             TypeError: As :meth:`self_influence`.
@@ -300,6 +307,7 @@ class MarginInfluence(DataInfluence):
         self._class_names = class_names
         self._samples = samples
         self._images: Any = None
+        self._found: FoundGraph | None = None
         self._result = None
         if samples is not None:
             self._check(samples)
@@ -329,6 +337,8 @@ class MarginInfluence(DataInfluence):
 
     def _other(self: Self, inputs: Any) -> Self:
         """The same question to another data set."""
+        if isinstance(self.used.backend, Neighbors):
+            raise ValueError("expected inputs=None (got backend= of other samples)")
         options = {f.name: getattr(self.used, f.name) for f in fields(self.used)}
         options |= {"paper": self.paper, "class_names": self._class_names}
         options |= {"function": self.function}
@@ -346,11 +356,7 @@ class MarginInfluence(DataInfluence):
 
     def _answer(self, samples: Samples) -> InfluenceResult:
         """Graph, function, filter, scores."""
-        if samples.graph is None:
-            assert samples.features is not None  # the constructors see to it
-            graph = neighbor_graph(samples.features, self.used)
-        else:
-            graph = samples.graph
+        graph = self._neighbors(samples)
         signal = self._checked_signal(graph, samples)
         filtered = self._high_pass(signal, graph, samples)
         images = self._images
@@ -367,7 +373,23 @@ class MarginInfluence(DataInfluence):
             issue=self.issue,
             bound=self.bound if self.function is None else 0.0,
             images=images,
+            backend=None if self._found is None else self._found.backend,
+            recall=None if self._found is None else self._found.recall,
         )
+
+    def _neighbors(self, samples: Samples) -> Graph:
+        """The graph as given, or of the features, which is made once."""
+        if samples.graph is not None:
+            return samples.graph
+        if self._found is None:
+            assert samples.features is not None  # the constructors see to it
+            used = self._graph_settings(samples)
+            self._found = neighbor_graph(samples.features, used)
+        return self._found.graph
+
+    def _graph_settings(self, samples: Samples) -> Settings:
+        """What the graph is made with."""
+        return self.used
 
     def _checked_signal(self, graph: Graph, samples: Samples) -> Tensor:
         own = self.function
@@ -375,11 +397,4 @@ class MarginInfluence(DataInfluence):
             signal = self._signal(graph, samples)
         else:
             signal = own if isinstance(own, Tensor) else own(graph, samples)
-        if signal.dim() not in (1, 2) or signal.size(0) != graph.num_nodes:
-            raise ValueError(
-                f"expected a function of shape (N,) or (N, C) with N = "
-                f"{graph.num_nodes} (got {tuple(signal.shape)}); one row per sample"
-            )
-        if signal.is_floating_point():
-            return signal.detach()
-        return signal.to(torch.get_default_dtype())
+        return as_function(signal, graph.num_nodes)

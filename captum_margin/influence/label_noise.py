@@ -72,7 +72,7 @@ class LabelNoise(ScoresNewSamples):
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
             ``from_features`` and ``from_graph``; options are those of
-            :class:`LabelNoiseSettings`.
+            :class:`LabelNoiseSettings`, with the values of ``LabelNoise.settings``.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -142,7 +142,7 @@ class LabelNoise(ScoresNewSamples):
             f = trust * signal
             votes = f - super()._high_pass(f, graph, Samples())
             if linear is not None:
-                line = linear(f[fitted].to(linear.points), others)
+                line = linear(f[fitted].to(linear.centre), others)
                 line = line.clamp(0, 1).to(votes)
                 if share is None:
                     share = _share(signal[fitted], votes[fitted], line[fitted])

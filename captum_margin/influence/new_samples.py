@@ -10,10 +10,10 @@ from torch import Tensor
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.samples import Samples, as_features, as_labels
 from captum_margin.influence.settings import Settings, as_points
-from captum_margin.neighbors import neighbors_among
+from captum_margin.neighbors import Neighbors, neighbors_among
 from captum_margin.signal import Graph, influence
 
-__all__ = ["Extended", "ScoresNewSamples"]
+__all__ = ["Extended", "ScoresNewSamples", "as_new_features", "join"]
 
 
 class Extended(NamedTuple):
@@ -25,16 +25,18 @@ class Extended(NamedTuple):
         samples (Samples): Features (N + M, F) are left out, labels are (N + M,).
         fitted (Tensor): Features of the fitted samples, (N, F).
         new (Tensor): Features of the new ones, (M, F).
+        near (Tensor): Their nearest fitted samples, (M, k).
     """
 
     graph: Graph
     samples: Samples
     fitted: Tensor
     new: Tensor
+    near: Tensor
 
 
 class ScoresNewSamples(MarginInfluence):
-    """A question about labels that can be put to new samples one by one."""
+    """A question that can be put to new samples one by one."""
 
     def score(self, inputs: Any, labels: Any = None) -> Tensor:
         r"""Scores new samples against the fitted ones, without building anything anew.
@@ -51,8 +53,8 @@ class ScoresNewSamples(MarginInfluence):
             inputs: New samples, as in :meth:`self_influence`: a Dataset, DataLoader or
                 tuple ``(x, ..., labels)`` where this was made from a model; features
                 (M, F) after :meth:`from_features`.
-            labels (optional): Shape (M,), of the fitted classes, with features.
-                Default: None.
+            labels (optional): Shape (M,), of the fitted classes, with features, where
+                the question is about labels. Default: None.
 
         Returns:
             Tensor: Shape (M,), on the scale of :meth:`self_influence`.
@@ -62,8 +64,9 @@ class ScoresNewSamples(MarginInfluence):
             ValueError: If they do not fit the fitted ones; after :meth:`from_graph`; or
                 with a ``function`` of one's own.
 
-        Cost: that of the fit if there was none yet; then O(M · N · F), or the cells of
-        a :class:`~captum_margin.neighbors.CellSearch` for many; O(E · C).
+        Cost: that of the fit if there was none yet; then that of
+        :func:`~captum_margin.neighbors.neighbors_among`, of the question's function,
+        and O(E · C).
 
         >>> import torch
         >>> from captum_margin.influence import LabelNoise
@@ -79,9 +82,13 @@ class ScoresNewSamples(MarginInfluence):
                 "not known); fit all samples together"
             )
         extended = self._extend(inputs, labels)
-        signal = self._signal(extended.graph, extended.samples)
+        signal = self._signal_new(extended)
         filtered = self._filter_new(signal, extended)
         return influence(filtered, self.used.sided)
+
+    def _signal_new(self, extended: Extended) -> Tensor:
+        """The question's function, (N + M,) or (N + M, C)."""
+        return self._signal(extended.graph, extended.samples)
 
     def _filter_new(self, signal: Tensor, extended: Extended) -> Tensor:
         """The filtered signal of the new samples, (M,) or (M, C)."""
@@ -100,18 +107,14 @@ class ScoresNewSamples(MarginInfluence):
             )
         new = self._new_samples(inputs, labels)
         assert new.features is not None
-        assert fitted.labels is not None  # the questions with scores need them
         own = new.features.to(fitted.features.device)
-        edges, weight = _joined(fitted.features, own, graph, self.used)
-        assert graph.edge_weight is not None  # neighbor_graph always weighs
-        extended = Graph(
-            torch.cat([graph.edge_index, edges], dim=1),
-            torch.cat([graph.edge_weight, weight.to(graph.edge_weight)]),
-            graph.num_nodes + len(own),
-        )
-        codes = torch.cat([fitted.labels, _same_codes(new, fitted)])
-        samples = Samples(labels=codes, classes=fitted.classes)
-        return Extended(extended, samples, fitted.features, own)
+        settings = self._graph_settings(fitted)
+        extended, near = join(fitted.features, own, graph, settings)
+        samples = Samples(classes=fitted.classes)
+        if fitted.labels is not None and new.labels is not None:
+            codes = torch.cat([fitted.labels, _same_codes(new, fitted)])
+            samples = samples._replace(labels=codes)
+        return Extended(extended, samples, fitted.features, own, near)
 
     def _new_samples(self, inputs: Any, labels: Any) -> Samples:
         """Features and labels of the new samples."""
@@ -122,37 +125,64 @@ class ScoresNewSamples(MarginInfluence):
                     "expected labels=None with a model; its data hold the labels"
                 )
             return self._other(inputs)._extract(show_progress=False)
-        values, width = as_features(inputs), self._samples.features.size(1)
-        if values.dim() != 2 or len(values) == 0 or values.size(1) != width:
-            raise ValueError(
-                f"expected new features of shape (M, {width}) with M >= 1 "
-                f"(got {tuple(values.shape)}); take them from where the fitted ones are"
-            )
+        values = as_new_features(inputs, self._samples.features)
+        if labels is None and self._samples.labels is None:
+            return Samples(features=values)
         if labels is None:
             raise ValueError("expected labels of the new samples (got None)")
         codes, classes = as_labels(labels, len(values), self._class_names)
         return Samples(features=values, labels=codes, classes=classes)
 
 
-def _joined(
+def as_new_features(features: Any, fitted: Tensor) -> Tensor:
+    """Features (M, F) of new samples, as wide as those of the fitted ones.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If they are of another shape.
+    """
+    values, width = as_features(features), fitted.size(1)
+    if values.dim() != 2 or len(values) == 0 or values.size(1) != width:
+        raise ValueError(
+            f"expected new features of shape (M, {width}) with M >= 1 "
+            f"(got {tuple(values.shape)}); take them from where the fitted ones are"
+        )
+    return values
+
+
+def join(
     fitted: Tensor, new: Tensor, graph: Graph, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """Edges (2, M · k) into the new samples, counted from N, and their weights."""
+) -> tuple[Graph, Tensor]:
+    """The fitted graph with edges into new samples, counted from N.
+
+    Returns:
+        The graph, and the nearest fitted samples of each new one, (M, k).
+    """
+    given = settings.backend
     near, distance = neighbors_among(
-        fitted, new, settings.k, metric=settings.metric, backend=settings.backend
+        fitted,
+        new,
+        settings.k,
+        metric=settings.metric,
+        backend="auto" if isinstance(given, Neighbors) else given,
     )
     target = torch.arange(len(new), device=near.device) + len(fitted)
     target = target.repeat_interleave(near.size(1))
-    source, length = near.flatten(), distance.flatten().double()
+    edges, length = torch.stack([near.flatten(), target]), distance.flatten().double()
+    assert graph.edge_weight is not None  # neighbor_graph always weighs
     if settings.bandwidth is None:
         weight = torch.ones_like(length)
     else:
         sigma = settings.bandwidth * _median_length(fitted, graph, settings)
         weight = torch.exp(-0.5 * (length / sigma).square())
-        assert graph.edge_weight is not None
         tiny = torch.finfo(graph.edge_weight.dtype).tiny
         weight = weight.clamp(min=tiny)
-    return torch.stack([source, target]), weight
+    extended = Graph(
+        torch.cat([graph.edge_index, edges], dim=1),
+        torch.cat([graph.edge_weight, weight.to(graph.edge_weight)]),
+        graph.num_nodes + len(new),
+    )
+    return extended, near
 
 
 def _median_length(fitted: Tensor, graph: Graph, settings: Settings) -> float:
@@ -166,7 +196,7 @@ def _median_length(fitted: Tensor, graph: Graph, settings: Settings) -> float:
     wanted = torch.tensor(-0.5 * settings.bandwidth**-2, dtype=torch.float64).exp()
     at = (graph.edge_weight.double() - wanted.to(graph.edge_weight.device)).abs()
     ends = graph.edge_index[:, at.argmin()]
-    points = as_points(fitted[ends], settings)
+    points = as_points(fitted[ends].to_dense(), settings)
     return float((points[0] - points[1]).norm()) or 1.0
 
 

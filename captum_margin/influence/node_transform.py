@@ -37,6 +37,8 @@ class SelectNodes(BaseTransform):
         TypeError: If the graph is no ``Data``, or as ``select_nodes``.
         ValueError: As ``select_nodes``.
 
+    Cost: that of ``select_nodes``.
+
     >>> import torch_geometric.transforms as T
     >>> two_stars = torch.tensor([[0, 0, 0, 4, 4, 4], [1, 2, 3, 5, 6, 7]])
     >>> data = Data(x=torch.eye(2)[[0, 0, 0, 0, 1, 1, 1, 1]], edge_index=two_stars)
@@ -61,7 +63,7 @@ class SelectNodes(BaseTransform):
         self.options = options
 
     def forward(self, data: Any) -> Data:
-        """The graph with its scores and its choice; called on a copy."""
+        """The graph ``data`` with its scores and its choice; called on a copy."""
         if not isinstance(data, Data):
             raise TypeError(
                 "expected a torch_geometric.data.Data with one type of nodes "

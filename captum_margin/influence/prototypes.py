@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from captum_margin.influence.base import Function, MarginInfluence
-from captum_margin.influence.result import InfluenceResult
+from captum_margin.influence.base import Function
+from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.samples import ClassNames, Samples
-from captum_margin.influence.settings import Settings, neighbor_graph
+from captum_margin.influence.settings import Settings
 from captum_margin.signal import (
     Graph,
     leave_neighborhood_out_mmd,
     select_prototypes,
     top,
 )
+from captum_margin.signal._mmd_new import new_samples_mmd
 from captum_margin.signal.mmd import Estimate
 
 __all__ = ["Prototypes", "PrototypesSettings"]
@@ -61,7 +63,7 @@ class PrototypesSettings(Settings):
             )
 
 
-class Prototypes(MarginInfluence):
+class Prototypes(ScoresNewSamples):
     r"""Finds prototypes, which stand for the samples around them, and criticisms.
 
     Mind the direction: a **high** ``self_influence`` marks a *criticism*, a sample
@@ -82,6 +84,8 @@ class Prototypes(MarginInfluence):
     of m than of strangeness: unless k is given it is at most 5% of the median sample's
     class.
 
+    Of new samples :meth:`score` tells how little the others stand for them.
+
     **Prototypes.** They start spread over the data (k-means, in every class with
     labels) and move along the edges of the graph as long as the samples lie closer to
     them or, with labels, closer to those of their own class than of another, see
@@ -89,7 +93,9 @@ class Prototypes(MarginInfluence):
     images, 5 seeds) with 110 / 410 / 960 of them as the training set: 10.8 / 8.5 / 7.5%
     with labels and 15.0 / 9.5 / 7.8% without; the best of the peers reach 12.6 / 8.8 /
     7.8% with labels and 18.3 / 11.1 / 8.2% without
-    (``python -m tests.benchmarks.bench_prototypes``).
+    (``python -m tests.benchmarks.bench_prototypes``). Which prototype is nearest to new
+    samples, and how far from them, is found by
+    :func:`~captum_margin.neighbors.neighbors_among`.
 
     ``paper=True`` is case study I of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the paper's equation 2 as printed, a
@@ -129,7 +135,6 @@ class Prototypes(MarginInfluence):
     paper_settings: ClassVar[Settings] = PrototypesSettings(
         k=25, estimate="paper", isolated="keep"
     )
-    _graph: Graph | None = None
 
     def select(
         self,
@@ -164,7 +169,7 @@ class Prototypes(MarginInfluence):
             )
         used = self._used()
         return select_prototypes(
-            samples.features,
+            samples.features.to_dense(),  # cells have dense centres
             self._neighbors(samples).edge_index,
             n,
             labels=samples.labels if used.local else None,
@@ -204,6 +209,22 @@ class Prototypes(MarginInfluence):
             seed=used.seed,
         )
 
+    def _signal_new(self, extended: Extended) -> Tensor:
+        used, known = self._used(), self.result().function
+        fitted, new = extended.fitted, extended.new
+        labels = extended.samples.labels if used.local else None
+        found = new_samples_mmd(
+            fitted,
+            new,
+            extended.near,
+            labels=None if labels is None else labels[: len(fitted)],
+            new_labels=None if labels is None else labels[len(fitted) :],
+            gamma=used.gamma,
+            estimate=used.estimate,
+            seed=used.seed,
+        )
+        return torch.cat([known, found.to(known)])
+
     def _start(
         self,
         samples: Samples | None,
@@ -223,26 +244,17 @@ class Prototypes(MarginInfluence):
                 "from_features or a model, or pass function= for criticisms only"
             )
 
-    def _answer(self, samples: Samples) -> InfluenceResult:
-        return super()._answer(samples._replace(graph=self._neighbors(samples)))
-
     def _ready(self, show_progress: bool) -> Samples:
         """The samples, from the model if that is still to be run."""
         if self._samples is None:
             self._samples = self._extract(show_progress)
         return self._samples
 
-    def _neighbors(self, samples: Samples) -> Graph:
-        """The graph, which prototypes and criticisms share."""
-        if samples.graph is not None:
-            return samples.graph
-        if self._graph is None:
-            assert samples.features is not None  # the constructors see to it
-            used: Settings = self.used
-            if not self._k_given:
-                used = replace(used, k=min(used.k, self._most_neighbors(samples)))
-            self._graph = neighbor_graph(samples.features, used)
-        return self._graph
+    def _graph_settings(self, samples: Samples) -> Settings:
+        used: Settings = self.used
+        if not self._k_given:
+            used = replace(used, k=min(used.k, self._most_neighbors(samples)))
+        return used
 
     def _most_neighbors(self, samples: Samples) -> int:
         """So many that leaving them out leaves nearly all of a class."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin.neighbors import Recall
 from captum_margin.signal import Graph, one_hot, rank, top
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ __all__ = ["InfluenceResult", "KMostInfluentialResults", "Neighbors"]
 
 class KMostInfluentialResults(NamedTuple):
     """The samples of the highest (or lowest) scores, as Captum returns them.
+
+    Of :meth:`MarginInfluence.influence` with ``k``.
 
     Args:
         indices (Tensor): Shape (1, k), int64, best first.
@@ -31,6 +34,8 @@ class KMostInfluentialResults(NamedTuple):
 class Neighbors(NamedTuple):
     """The neighbours of a sample, those of the largest weight first.
 
+    Of :meth:`InfluenceResult.neighbors`.
+
     Args:
         indices (Tensor): Shape (n,), int64.
         labels (tuple): Their n class names; empty without labels.
@@ -42,9 +47,9 @@ class Neighbors(NamedTuple):
     weights: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InfluenceResult:
-    """Scores of N samples and what explains them.
+    """Scores of N samples and what explains them: :meth:`MarginInfluence.result`.
 
     Args:
         name (str): The question, a class name.
@@ -53,13 +58,17 @@ class InfluenceResult:
         function (Tensor): f, shape (N,) or (N, C).
         filtered (Tensor): What of f the neighbours do not explain, in its shape.
         labels (Tensor, optional): Class numbers (N,). Default: None.
-        classes (tuple): Names of the classes. Default: ().
+        classes (tuple, optional): Names of the classes. Default: ().
         issue (str, optional): What :meth:`to_pandas` calls its columns,
             ``is_<issue>_issue`` and ``<issue>_score``. Default: None, no such columns.
-        bound (float): The score that is certain, 0 in ``<issue>_score``; the largest
-            score if that is larger. Default: 0.
+        bound (float, optional): The score that is certain, 0 in ``<issue>_score``; the
+            largest score if that is larger. Default: 0.0.
         images (Any, optional): Images or ``(image, ...)`` items by index, for
             :meth:`plot`. Default: None.
+        backend (str, optional): What found the neighbours. Default: None, the graph
+            was given.
+        recall (Recall, optional): Share of the true neighbours that were found, as
+            measured on a sample. Default: None: all, or the graph was given.
     """
 
     name: str
@@ -72,6 +81,20 @@ class InfluenceResult:
     issue: str | None = None
     bound: float = 0.0
     images: Any = None
+    backend: str | None = None
+    recall: Recall | None = None
+
+    def __repr__(self) -> str:
+        """Such as ``InfluenceResult(LabelNoise, 9 samples, 30 edges, ...)``."""
+        graph = self.graph
+        parts = [self.name, f"{graph.num_nodes:,} samples"]
+        parts.append(f"{graph.edge_index.size(1) // 2:,} edges")
+        if self.backend is not None:
+            parts.append(f"neighbours by {self.backend} search")
+        if self.recall is not None:
+            value, error = self.recall
+            parts.append(f"recall {value:.3f} ± {error:.3f}")
+        return f"InfluenceResult({', '.join(parts)})"
 
     def ranking(self) -> Tensor:
         """All samples, the highest score first, ties by index; shape (N,), int64."""

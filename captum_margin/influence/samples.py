@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,15 +11,24 @@ from torch import Tensor
 
 from captum_margin.signal import Graph, as_undirected
 from captum_margin.signal._labels import ClassNames, as_labels
+from captum_margin.signal._sparse_rows import SparseRows
 
-__all__ = ["ClassNames", "Samples", "as_features", "as_graph", "as_labels"]
+__all__ = [
+    "ClassNames",
+    "Samples",
+    "as_features",
+    "as_function",
+    "as_graph",
+    "as_labels",
+]
 
 
 class Samples(NamedTuple):
-    """N samples as a function of one's own receives them.
+    """N samples as the ``function`` of a :class:`MarginInfluence` receives them.
 
     Args:
-        features (Tensor, optional): Shape (N, F); None where a graph was given.
+        features (Tensor, optional): Shape (N, F); None where a graph was given. Of a
+            SciPy matrix what stands in for a tensor; ``tocsr()`` is the matrix.
         graph (Graph, optional): As given; None where it is made from the features.
         labels (Tensor, optional): Class numbers within [0, C), shape (N,).
         classes (tuple): Names of the C classes, ``classes[labels[i]]`` that of i.
@@ -36,14 +45,18 @@ class Samples(NamedTuple):
 def as_features(features: Any) -> Tensor:
     """Features (N, F) as a tensor, without a copy where that is possible.
 
+    Sparse ones stay so, in what stands in for a tensor.
+
     Raises:
         TypeError: If they are not numbers.
     """
     if isinstance(features, Tensor):
         return features.detach()
+    if isinstance(features, SparseRows):
+        return cast(Tensor, features)
     if hasattr(features, "toarray"):  # SciPy sparse
-        features = features.toarray()
-    elif hasattr(features, "to_numpy"):  # pandas
+        return cast(Tensor, SparseRows(features))
+    if hasattr(features, "to_numpy"):  # pandas
         features = features.to_numpy()
     array = np.asarray(features)
     if array.dtype.kind not in "biuf":
@@ -60,6 +73,22 @@ def as_features(features: Any) -> Tensor:
             return torch.from_numpy(array)
     # Other read-only arrays (pandas) cannot be shared with a tensor.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def as_function(signal: Tensor, n: int) -> Tensor:
+    """A function on n samples, floating and without a gradient.
+
+    Raises:
+        ValueError: If its shape does not fit.
+    """
+    if signal.dim() not in (1, 2) or signal.size(0) != n:
+        raise ValueError(
+            f"expected a function of shape (N,) or (N, C) with N = {n} "
+            f"(got {tuple(signal.shape)}); one row per sample"
+        )
+    if signal.is_floating_point():
+        return signal.detach()
+    return signal.to(torch.get_default_dtype())
 
 
 def as_graph(graph: Any, num_nodes: int | None, bandwidth: float | None) -> Graph:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from captum_margin.neighbors import Backend, find_neighbors, is_exact
+from captum_margin.neighbors import (
+    Backend,
+    Neighbors,
+    Recall,
+    find_neighbors,
+    is_exact,
+)
 from captum_margin.signal import Graph, graph_from_neighbors, knn_graph
+from captum_margin.signal._sparse_rows import as_sparse
 from captum_margin.signal.high_pass import Shift
 from captum_margin.signal.protocol import Sided
 
-__all__ = ["Settings", "as_points", "neighbor_graph", "replaced"]
+__all__ = ["FoundGraph", "Settings", "as_points", "neighbor_graph", "replaced"]
 
 Kind = TypeVar("Kind", bound="Settings")
 
@@ -34,10 +41,12 @@ class Settings:
         isolated (str): As in :class:`~captum_margin.signal.HighPass`; ``"zero"``
             scores a sample without neighbours 0.
         sided (str): As in :func:`~captum_margin.signal.influence`.
-        backend (str or callable): As in
-            :func:`~captum_margin.neighbors.find_neighbors`: what looks for the
-            neighbours. ``"auto"``: all pairs are compared up to 20,000 samples; beyond,
-            the neighbours are approximate.
+        backend (str, callable or Neighbors): What looks for the neighbours, as in
+            :func:`~captum_margin.neighbors.find_neighbors`. ``"auto"``: all pairs are
+            compared up to 50,000 samples; beyond, the neighbours are approximate. Or
+            what that function returned for the same features and metric, and ``k``
+            neighbours or more: the first ``k`` are taken, so that one search, of any
+            recall, serves several questions.
     """
 
     k: int = 20
@@ -47,7 +56,21 @@ class Settings:
     hops: int = 1
     isolated: Literal["keep", "zero"] = "zero"
     sided: Sided = "both"
-    backend: Backend = "auto"
+    backend: Backend | Neighbors = "auto"
+
+
+class FoundGraph(NamedTuple):
+    """A graph, and what found its neighbours.
+
+    Args:
+        graph (Graph): Weights in the dtype of the features.
+        backend (str): What searched.
+        recall (Recall, optional): As measured; None where the search was exact.
+    """
+
+    graph: Graph
+    backend: str
+    recall: Recall | None
 
 
 def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
@@ -69,34 +92,60 @@ def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
     return settings
 
 
-def neighbor_graph(features: Tensor, settings: Settings) -> Graph:
-    """The weighted graph of the features, weights in their dtype.
+def neighbor_graph(features: Tensor, settings: Settings) -> FoundGraph:
+    """The weighted graph of the features.
 
     Raises:
         TypeError: As :func:`~captum_margin.neighbors.find_neighbors`.
-        ValueError: As :func:`~captum_margin.neighbors.find_neighbors`.
+        ValueError: As :func:`~captum_margin.neighbors.find_neighbors`, or if neighbours
+            that were found before do not fit.
     """
-    bandwidth = settings.bandwidth
+    bandwidth, given = settings.bandwidth, settings.backend
     kind: Literal["none", "gaussian"] = "none" if bandwidth is None else "gaussian"
-    if is_exact(len(features), backend=settings.backend):
+    backend, recall = "exact", None
+    if (
+        not isinstance(given, Neighbors)
+        and as_sparse(features) is None
+        and is_exact(len(features), backend=given)
+    ):
         points = as_points(features, settings)
         edge_index, weight = knn_graph(points, settings.k, weight=kind)
     else:
-        indices, distances, _, _ = find_neighbors(
-            features, settings.k, metric=settings.metric, backend=settings.backend
+        found = _found(features, settings)
+        backend, recall = found.backend, found.recall
+        edge_index, weight = graph_from_neighbors(
+            found.indices, found.distances, weight=kind
         )
-        edge_index, weight = graph_from_neighbors(indices, distances, weight=kind)
     if bandwidth is not None:
         # From a width of one median edge to that of several, or of a part of one.
-        weight = weight.pow(bandwidth**-2).clamp(min=torch.finfo(weight.dtype).tiny)
+        weight = weight.pow(bandwidth**-2)
     dtype = (
         features.dtype if features.is_floating_point() else torch.get_default_dtype()
     )
-    return Graph(edge_index, weight.to(dtype), len(features))
+    # Of the dtype that is kept: a long edge stays an edge.
+    weight = weight.to(dtype).clamp(min=torch.finfo(dtype).tiny)
+    return FoundGraph(Graph(edge_index, weight, len(features)), backend, recall)
+
+
+def _found(features: Tensor, settings: Settings) -> Neighbors:
+    """The k nearest neighbours, of those that were found before or of a search."""
+    given, k = settings.backend, settings.k
+    if not isinstance(given, Neighbors):
+        return find_neighbors(features, k, metric=settings.metric, backend=given)
+    shape = tuple(given.indices.shape)
+    if len(shape) != 2 or shape[0] != len(features) or shape[1] < k:
+        raise ValueError(
+            f"expected neighbours of shape (N, k) = ({len(features)}, {k}) or wider as "
+            f"backend (got {shape}); find them for these features with k={k} or more"
+        )
+    indices, distances = (part[:, :k].to(features.device) for part in given[:2])
+    return Neighbors(indices, distances, given.backend, given.recall)
 
 
 def as_points(features: Tensor, settings: Settings) -> Tensor:
     """Points (N, F), in double precision, whose Euclidean distances are the metric's.
+
+    Sparse ones stay so.
 
     For the cosine: unit rows. A row of zeros (an empty document, a dead unit) has no
     direction. It stays where it is, as far from every direction, and beside others of
@@ -113,6 +162,10 @@ def as_points(features: Tensor, settings: Settings) -> Tensor:
     points = features.to(dtype)
     if settings.metric == "euclidean":
         return points
+    rows = as_sparse(points)
+    if rows is not None:
+        length = rows.square_norms().sqrt()
+        return cast(Tensor, rows.scaled(1 / length.where(length > 0, 1)))
     norms: Tensor = points.norm(dim=1, keepdim=True)
     directions: Tensor = points / norms.where(norms > 0, 1)
     return directions

@@ -87,13 +87,14 @@ def average_drop(
 
     With Y the target's score of the image and O that of the kept part, the average
     drop is the mean of :math:`\max(0, Y - O) / Y`, the average increase the mean of
-    :math:`1[O > Y]`. The kept part is
+    :math:`1[O > Y]` (Chattopadhyay et al., WACV 2018, section 4.1). The kept part is
 
     - ``keep=None``: ``image * mask + baseline * (1 - mask)``, where the mask is the
       map summed over its channels and scaled, per example, from its smallest and
       largest value to 0 and 1. A constant map has no such scale: it is a mask of
       ones if positive, of zeros if not.
-    - ``keep=0.2``: 20% of the pixels, those of the highest value, on the baseline.
+    - ``keep=0.2``: 20% of the pixels, those of the highest value, on the baseline (Lam
+      et al., ICCV 2021, section 5).
       Pixels of equal value have no order: where the count falls inside a group of
       them, O is interpolated linearly, in the number of pixels, between the scores
       at the group's two ends.
@@ -110,21 +111,23 @@ def average_drop(
             :class:`captum.attr.FeatureAblation`. Default: None
         keep (float, optional): Share of the pixels to keep, in (0, 1]: the nearest
             whole number of them, at least one. None is the soft mask. Default: None
-        baseline (float or Tensor): What takes the place of the rest; a tensor
+        baseline (float or Tensor, optional): What takes the place of the rest; a tensor
             broadcasts over the inputs in four axes. On inputs normalised by a data
             set's mean, 0 is that mean colour, not black. Default: 0.0
-        softmax (bool): Whether outputs (B, C > 1) are logits, to be turned into
-            probabilities. Default: True
+        softmax (bool, optional): Whether outputs (B, C > 1) are logits, to be turned
+            into probabilities. Default: True
 
     Returns:
         AverageDrop: Drops, increases, their means, both scores, mask means, number
         of images scored, settings. Scores are float32 at least.
 
     Raises:
-        ValueError: If a shape does not fit, a value is NaN or infinite, or an
-            image's own score is negative, so that a share of it means nothing.
-        TypeError: If the inputs are not floating point.
-        AssertionError: If the target does not fit the output (as in Captum).
+        ValueError: If a shape does not fit, there is no such class, a value is NaN or
+            infinite, or an image's own score is negative, so that a share of it means
+            nothing.
+        TypeError: If the inputs are not floating point, or attributions or a baseline
+            are of the wrong type.
+        AssertionError: If a target is missing, or not one an image, as in Captum.
 
     Cost: two images scored per example with the soft mask; two with ``keep``, three
     where the count falls inside a group of ties. Memory for one forward pass of B

@@ -75,7 +75,17 @@ class Evaluation:
         return f"Evaluation({means})"
 
     def curves_of(self, index: int) -> InsertionDeletion:
-        """The curves of one example, as :func:`captum_margin.viz` draws them."""
+        """The curves of one example, as ``visualize_comparison`` draws them.
+
+        Args:
+            index (int): Which example, below B.
+
+        Returns:
+            InsertionDeletion: With B = 1.
+
+        Raises:
+            IndexError: If there is no such example.
+        """
         row = torch.arange(len(self.insertion_deletion.insertion))[index][None]
         names = ("insertion", "deletion", "insertion_auc", "deletion_auc")
         curves = self.insertion_deletion
@@ -102,6 +112,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures maps with all metrics of this package.
 
+    That is :func:`insertion_deletion`, :func:`average_drop` with the soft mask, and
+    :func:`smallest_region`, each with its own defaults.
+
     Args:
         forward_func (Callable): The model, as in
             :class:`captum.attr.FeatureAblation`; put it in evaluation mode first.
@@ -112,20 +125,23 @@ def evaluate(
         additional_forward_args (Any, optional): As there. Default: None
         baseline (float or Tensor, optional): What takes the place of pixels, in all
             metrics. Default: None, each metric's own
-        softmax (bool): Whether outputs (B, C > 1) are logits. Default: True
-        perturbations_per_eval (int): Images of each example in one forward pass.
-            Default: 32
-        show_progress (bool): Whether to show progress bars. Default: False
+        softmax (bool, optional): Whether outputs (B, C > 1) are logits. Default: True
+        perturbations_per_eval (int, optional): Images of each example in one forward
+            pass. Default: 32
+        show_progress (bool, optional): Whether to show progress bars. Default: False
 
     Returns:
         Evaluation: The result of each metric, and their numbers by name.
 
     Raises:
-        ValueError: If a shape does not fit, or a value is NaN or infinite.
-        TypeError: If the inputs are not floating point.
-        AssertionError: If the target does not fit the output (as in Captum).
+        ValueError: If a shape does not fit, there is no such class, or a value is NaN
+            or infinite.
+        TypeError: If the inputs are not floating point, or attributions or a baseline
+            are of the wrong type.
+        AssertionError: If a target is missing, or not one an image, as in Captum.
 
-    Cost: about 163 images scored per example without ties, 319 with.
+    Cost: at most 163 images scored per example without ties, 319 with; memory for one
+    forward pass of ``perturbations_per_eval * B`` images.
 
     Example:
         >>> import torch

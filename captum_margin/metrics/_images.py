@@ -113,14 +113,16 @@ def gaussian_blur(images: Tensor, sigma: float = 5.0, kernel_size: int = 11) -> 
 
     Args:
         images (Tensor): Images of shape (B, C, H, W).
-        sigma (float): Standard deviation in pixels, above zero. Default: 5.0
-        kernel_size (int): Side of the square kernel, odd. Default: 11
+        sigma (float, optional): Standard deviation in pixels, above zero. Default: 5.0
+        kernel_size (int, optional): Side of the square kernel, odd. Default: 11
 
     Returns:
         Tensor: The blurred images, in the shape and dtype of ``images``.
 
     Raises:
-        ValueError: If ``sigma`` is not positive or ``kernel_size`` not odd.
+        TypeError: If the images are not floating point.
+        ValueError: If they are not (B, C, H, W), ``sigma`` is not positive or
+            ``kernel_size`` not odd.
 
     Cost: O(B * C * H * W * kernel_size) time, one copy of the images.
 

@@ -2,8 +2,7 @@
 
 The score of the target while the most important pixels are inserted into a baseline,
 and while they are removed from the image: Petsiuk, Das, Saenko, "RISE: Randomized
-Input Sampling for Explanation of Black-box Models", BMVC 2018, section 3.4. A good
-map has a high insertion and a low deletion curve.
+Input Sampling for Explanation of Black-box Models", BMVC 2018, section 3.4.
 """
 
 from __future__ import annotations
@@ -81,6 +80,9 @@ def insertion_deletion(
 ) -> InsertionDeletion:
     r"""Scores images while their most important pixels are inserted or removed.
 
+    Petsiuk, Das and Saenko, "RISE", BMVC 2018, section 3.4: a good map has a high
+    insertion and a low deletion curve.
+
     All channels of a location go together; a map with channels is summed over them,
     as :func:`captum.attr.visualization.visualize_image_attr` does. With P pixels,
     step k inserts (or removes) the :math:`n_k = \mathrm{round}(k P / n_{steps})`
@@ -109,21 +111,23 @@ def insertion_deletion(
             :func:`gaussian_blur` (sigma 5, 11 x 11, as RISE). Default: None
         deletion_baseline (float or Tensor, optional): What pixels are replaced by.
             None is the mean colour of each image, channel by channel. Default: None
-        n_steps (int): Steps of each curve. Default: 28 (RISE's at 224 x 224)
-        softmax (bool): Whether outputs (B, C > 1) are logits, to be turned into
-            probabilities. Default: True
-        perturbations_per_eval (int): Images of each example in one forward pass; the
-            results do not depend on it. Default: 32
-        show_progress (bool): Whether to show a progress bar. Default: False
+        n_steps (int, optional): Steps of each curve. Default: 28 (RISE's at 224 x 224)
+        softmax (bool, optional): Whether outputs (B, C > 1) are logits, to be turned
+            into probabilities. Default: True
+        perturbations_per_eval (int, optional): Images of each example in one forward
+            pass; the results do not depend on it. Default: 32
+        show_progress (bool, optional): Whether to show a progress bar. Default: False
 
     Returns:
         InsertionDeletion: Fractions, curves, areas, number of images scored,
         settings. Scores are float32 at least, on the device of the inputs.
 
     Raises:
-        ValueError: If a shape does not fit, or a value is NaN or infinite.
-        TypeError: If the inputs are not floating point.
-        AssertionError: If the target does not fit the output (as in Captum).
+        ValueError: If a shape does not fit, there is no such class, or a value is NaN
+            or infinite.
+        TypeError: If the inputs are not floating point, or attributions or a baseline
+            are of the wrong type.
+        AssertionError: If a target is missing, or not one an image, as in Captum.
 
     Cost: at most 2 n_steps + 1 images scored per example if no two pixels tie, at
     most 4 n_steps + 1 with ties, fewer if groups span several steps; equal images

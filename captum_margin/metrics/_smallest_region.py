@@ -92,21 +92,23 @@ def smallest_region(
         baseline (float or Tensor, optional): What takes the place of the rest; a
             tensor broadcasts over the inputs in four axes. None is the mean colour of
             each image, channel by channel. Default: None
-        n_steps (int): Counts to try; fractions are exact to 1 / n_steps, groups of
-            equal pixels aside. Default: 100
-        perturbations_per_eval (int): Images of each example in one forward pass; the
-            regions do not depend on it, the number of images scored does, as the
-            search ends with the pass that settles the last example. Default: 32
-        show_progress (bool): Whether to show progress bars. Default: False
+        n_steps (int, optional): Counts to try; fractions are exact to 1 / n_steps,
+            groups of equal pixels aside. Default: 100
+        perturbations_per_eval (int, optional): Images of each example in one forward
+            pass; the regions do not depend on it, the number of images scored does, as
+            the search ends with the pass that settles the last example. Default: 32
+        show_progress (bool, optional): Whether to show progress bars. Default: False
 
     Returns:
         SmallestRegion: Fractions, whether verified, masks, number of images scored,
         settings.
 
     Raises:
-        ValueError: If a shape does not fit, or a value is NaN or infinite.
-        TypeError: If the inputs are not floating point.
-        AssertionError: If the target does not fit the output (as in Captum).
+        ValueError: If a shape does not fit, there is no such class, or a value is NaN
+            or infinite.
+        TypeError: If the inputs are not floating point, or attributions or a baseline
+            are of the wrong type.
+        AssertionError: If there is not one target an image, as in Captum.
 
     Cost: at most n_steps + 2 images scored per example without ties, 2 n_steps + 2
     with, and two more for the image itself; memory for one forward pass of

@@ -5,11 +5,10 @@ distances (N, k). :func:`find_neighbors` chooses one, and checks on a sample of 
 what it found (:func:`recall_at_k`); :func:`neighbors_among` is for other points:
 
 - :class:`ExactSearch`: all pairs, deterministic, ties by index;
-- :class:`CellSearch`: many small cells of k-means, in torch alone;
-- :class:`FaissSearch`, :class:`PyNNDescentSearch`: these libraries, where installed.
+- :class:`FaissSearch`: lists of near points, by k-means of faiss;
+- :class:`PyNNDescentSearch`: a graph that gets better, for many metrics.
 """
 
-from captum_margin.neighbors.cell_search import CellIndex, CellSearch
 from captum_margin.neighbors.exact import ExactSearch
 from captum_margin.neighbors.faiss_search import FaissSearch
 from captum_margin.neighbors.find import (
@@ -24,8 +23,6 @@ from captum_margin.neighbors.result import Neighbors, NeighborSearch, Recall
 
 __all__ = [
     "Backend",
-    "CellIndex",
-    "CellSearch",
     "ExactSearch",
     "FaissSearch",
     "NeighborSearch",

@@ -27,6 +27,10 @@ class ExactSearch:
         metric (str, optional): ``"euclidean"`` or ``"cosine"``.
             Default: ``"euclidean"``.
 
+    Raises:
+        TypeError: As :func:`~captum_margin.neighbors.find_neighbors`.
+        ValueError: As :func:`~captum_margin.neighbors.find_neighbors`.
+
     Cost: O(N² F) time; memory for a float64 copy of the points.
 
     >>> indices, distances = ExactSearch()(torch.tensor([[0.0], [1.0], [3.0]]), 2)
@@ -41,7 +45,7 @@ class ExactSearch:
         self.metric = metric
 
     def __call__(self, X: Any, k: int) -> tuple[Tensor, Tensor]:
-        """Indices (N, k), -1 where there are no more, and distances (N, k)."""
+        """The ``k`` nearest others of each row of ``X``, as :class:`NeighborSearch`."""
         rows = Rows(X, self.metric)
         found = check_search(rows, k)
         n = len(rows)

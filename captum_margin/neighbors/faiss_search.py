@@ -1,41 +1,56 @@
-"""Approximate neighbours by an inverted file of faiss."""
+"""Approximate neighbours in memory by the lists and the k-means of faiss."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from captum_margin.neighbors.recall import found_share, nearest_to, sample_rows
-from captum_margin.neighbors.rows import Metric, Rows, check_search, pair_distances
+from captum_margin.neighbors._lists import (
+    faiss_threads,
+    members_of,
+    nearest_members,
+    place_lists,
+    take_pilots,
+)
+from captum_margin.neighbors.rows import Metric, Rows, check_search
 
 __all__ = ["FaissSearch"]
 
-_PILOTS = 500
-_MARGIN = 0.005
-_SAMPLE_PER_CELL = 40
+# Points whose neighbours are looked for at once.
+_QUERIES = 2**18
 
 
 class FaissSearch:
-    """An IVF index of faiss (``pip install captum-margin[scale]``).
+    """Nearest neighbours among the members of near lists, by faiss.
 
-    Slower than :class:`CellSearch` where the points fit in memory as they are;
-    ``compressed=True`` stores them in 8 bits a number instead. The number of probed
-    lists is chosen on 500 rows.
+    For ``pip install captum-margin[scale]``. k-means puts the points into about
+    4 sqrt(N) lists. Each point is compared with the members of as many of the nearest
+    lists as the recall asks for on 500 points, whose exact neighbours are found first.
 
     Args:
         metric (str, optional): ``"euclidean"`` or ``"cosine"``.
             Default: ``"euclidean"``.
         recall (float, optional): Share of the true neighbours to be found.
             Default: 0.95.
-        seed (int, optional): Of the samples. Default: 0.
-        compressed (bool, optional): 8-bit codes (SQ8), a quarter of the memory; the
-            neighbours' distances are computed anew from the rows. Default: False.
+        seed (int, optional): Of the samples and of k-means. Default: 0.
+        show_progress (bool, optional): A bar over the points. Default: False.
 
     Raises:
         ValueError: If faiss is not installed.
+
+    Cost: O(N · sqrt(N) · F) time for the lists, O(N · M · F) for the neighbours with M
+    compared points, some thousands; memory for a float32 copy of the points, the
+    lists of each point and the result. Points that fit in memory as they are but not
+    twice: :func:`~captum_margin.scale.build_shards`.
+
+    >>> x = torch.arange(200.0)[:, None]
+    >>> indices, distances = FaissSearch()(x, 2)
+    >>> indices[100].sort().values.tolist()
+    [99, 101]
     """
 
     name = "faiss"
@@ -46,95 +61,72 @@ class FaissSearch:
         *,
         recall: float = 0.95,
         seed: int = 0,
-        compressed: bool = False,
+        show_progress: bool = False,
     ) -> None:
         """See the class."""
         self.metric = metric
         self.recall = recall
         self.seed = seed
-        self.compressed = compressed
+        self.show_progress = show_progress
 
     def __call__(self, X: Any, k: int) -> tuple[Tensor, Tensor]:
-        """Indices (N, k), -1 where there are no more, and distances (N, k)."""
-        faiss = _faiss()
+        """The ``k`` nearest others of each row of ``X``, as :class:`NeighborSearch`."""
         rows = Rows(X, self.metric)
         found = check_search(rows, k)
         indices = torch.full((len(rows), k), -1)
         distances = torch.full((len(rows), k), torch.inf)
-        if found == 0:
-            return indices.to(rows.device), distances.to(rows.device)
-        threads = faiss.omp_get_max_threads()
-        # With a second OpenMP in the process more than one thread crashes on macOS.
-        faiss.omp_set_num_threads(
-            1 if sys.platform == "darwin" else torch.get_num_threads()
-        )
-        try:
-            index = self._index(faiss, rows)
-            index.nprobe = self._probes(index, rows, found)
-            for block in rows.blocks(2**14):
-                points = rows[block].cpu()
-                own = torch.arange(block.start, block.stop)
-                # One more: a point finds itself, as a rule.
-                near = _search(index, points, found + 1)
-                near[near == own[:, None]] = -1
-                distance = _distances(rows, points, near)
-                distance, order = distance.sort(dim=1)
-                indices[block, :found] = near.gather(1, order)[:, :found]
-                distances[block, :found] = distance[:, :found]
-        finally:
-            faiss.omp_set_num_threads(threads)
+        if found:
+            indices[:, :found], distances[:, :found] = self._search(rows, None, found)
         return indices.to(rows.device), distances.to(rows.device)
 
-    def _index(self, faiss: Any, rows: Rows) -> Any:
-        """The trained index with all rows in it."""
-        lists = max(1, min(round(4 * len(rows) ** 0.5), len(rows) // 40))
-        code = "SQ8" if self.compressed else "Flat"
-        index = faiss.index_factory(rows.width, f"IVF{lists},{code}")
-        index.cp.seed = self.seed
-        index.cp.min_points_per_centroid = 1
-        drawn = sample_rows(len(rows), _SAMPLE_PER_CELL * lists, self.seed)
-        index.train(rows.take(drawn).cpu().numpy())
-        for block in rows.blocks():
-            index.add(rows[block].cpu().numpy())
-        return index
+    def among(self, X: Any, queries: Any, k: int) -> tuple[Tensor, Tensor]:
+        """The nearest rows of X of queries that are none of them.
 
-    def _probes(self, index: Any, rows: Rows, k: int) -> int:
-        """The lists to probe, seen on some rows."""
-        pilots = sample_rows(len(rows), _PILOTS, self.seed + 1)
-        queries = rows.take(pilots)
-        _, distance = nearest_to(rows, queries, k, skip=pilots.to(rows.device))
-        probes = 1
-        while True:
-            index.nprobe = min(probes, index.nlist)
-            near = _search(index, queries.cpu(), k + 1)
-            near[near == pilots[:, None]] = -1
-            near = near.to(rows.device)
-            share = found_share(
-                rows, pilots.to(rows.device), near, distance[:, -1], k=k
-            )
-            if float(share.mean()) >= self.recall + _MARGIN or probes >= index.nlist:
-                return int(index.nprobe)
-            probes = probes + max(1, probes // 3)
+        Args:
+            X (Any): N points.
+            queries (Any): Shape (Q, F).
+            k (int): Neighbours, at most N.
 
+        Returns:
+            tuple[Tensor, Tensor]: Indices and distances, (Q, k).
+        """
+        rows = Rows(X, self.metric)
+        near, distance = self._search(rows, Rows(queries, self.metric), k)
+        return near.to(rows.device), distance.to(rows.device)
 
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise ValueError(
-            "backend 'faiss' needs faiss (got none installed): "
-            "pip install captum-margin[scale]"
-        ) from None
-    return faiss
-
-
-def _search(index: Any, points: Tensor, k: int) -> Tensor:
-    """Indices (Q, k), -1 where the probed lists have too few."""
-    return torch.from_numpy(index.search(points.numpy(), k)[1])
-
-
-def _distances(rows: Rows, points: Tensor, near: Tensor) -> Tensor:
-    """Distances (Q, k) from the rows themselves, infinity at -1."""
-    wanted, place = near.clamp(min=0).unique(return_inverse=True)
-    distance = pair_distances(points, rows.take(wanted).cpu(), place)
-    return distance.masked_fill(near < 0, torch.inf)
+    def _search(
+        self, rows: Rows, queries: Rows | None, k: int
+    ) -> tuple[Tensor, Tensor]:
+        with faiss_threads():
+            lists = place_lists(rows, self.seed)
+            pilots = take_pilots(rows, k, self.seed, queries)
+            count = pilots.lists_needed(lists, rows, self.recall)
+            # Lists of each row: that of its own, or all that it looks into.
+            width = 1 if queries else count
+            near = np.empty((len(rows), width), np.int32)
+            for block in rows.blocks():
+                near[block] = lists.near(lists.centred(rows[block]), width)
+            order = near[:, 0].argsort(kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            points = np.empty((len(rows), rows.width), np.float32)
+            for block in rows.blocks():
+                points[place[block]] = lists.centred(rows[block])
+            sizes = np.bincount(near[:, 0], minlength=len(lists.centres))
+            members = members_of([points], sizes, k)
+            indices = np.empty((len(queries or rows), k), np.int64)
+            distances = np.empty((len(queries or rows), k), np.float32)
+            blocks = (queries or rows).blocks(_QUERIES)
+            for block in tqdm(blocks, "neighbours", disable=not self.show_progress):
+                if queries is None:
+                    own, skip = order[block], np.arange(block.start, block.stop)
+                    given, looked_into = points[block], near[own]
+                else:
+                    own, skip = block, None
+                    given = lists.centred(queries[block])
+                    looked_into = lists.near(given, count)
+                at, distances[own] = nearest_members(
+                    given, looked_into, lists, members, k, skip
+                )
+                indices[own] = order[at]
+        return torch.from_numpy(indices), torch.from_numpy(distances)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from captum_margin.neighbors.cell_search import CellIndex, CellSearch
 from captum_margin.neighbors.exact import ExactSearch
 from captum_margin.neighbors.faiss_search import FaissSearch
 from captum_margin.neighbors.pynndescent_search import PyNNDescentSearch
@@ -19,13 +19,20 @@ from captum_margin.neighbors.rows import Metric, Rows, check_search
 
 __all__ = ["Backend", "find_neighbors", "is_exact", "neighbors_among"]
 
-Backend = Literal["auto", "exact", "cells", "faiss", "pynndescent"] | NeighborSearch
+Backend = Literal["auto", "exact", "faiss", "pynndescent"] | NeighborSearch
 
 # Rows up to which all pairs are compared; chosen with bench_neighbors.
-EXACT_UP_TO = 20_000
-# Queries up to which reading all rows costs less than putting them into cells.
+EXACT_UP_TO = 50_000
+# Queries up to which reading all rows costs less than putting them into lists.
 _FEW_QUERIES = 5_000
 _QUERIES = 1024
+# Products of numbers that the exact search takes a minute for; of bench_neighbors.
+_PAIRS_A_MINUTE = 1e12
+
+_BACKENDS = ("auto", "exact", "faiss", "pynndescent")
+_UNKNOWN = (
+    "expected backend 'auto', 'exact', 'faiss', 'pynndescent' or a callable (got {!r})"
+)
 
 
 def find_neighbors(
@@ -46,21 +53,22 @@ def find_neighbors(
         k (int): Neighbours, at least 1.
         metric (str, optional): ``"euclidean"``, or ``"cosine"``: Euclidean between unit
             rows, where rows of zeros stay zero. Default: ``"euclidean"``.
-        backend (str or callable, optional): ``"exact"``: all pairs. ``"cells"``: cells
-            of nearby points (:class:`CellSearch`). ``"faiss"``, ``"pynndescent"``:
-            these, where installed. ``"auto"``: exact up to 20,000 rows and for sparse
-            ones, beyond that cells. Or a :class:`NeighborSearch` of your own.
+        backend (str or callable, optional): ``"exact"``: all pairs. ``"faiss"``,
+            ``"pynndescent"``: these, where installed. ``"auto"``: exact up to 50,000
+            rows and for sparse ones, beyond that faiss if it is installed, else
+            pynndescent, else exact. Or a :class:`NeighborSearch` of your own.
             Default: ``"auto"``.
         recall (float, optional): Share of the true neighbours to be found, within
             (0, 1]. Default: 0.95.
         seed (int, optional): The same seed, the same result. Default: 0.
-        show_progress (bool, optional): A bar, with ``"cells"``. Default: False.
+        show_progress (bool, optional): A bar, with ``"faiss"``. Default: False.
 
     Returns:
         Neighbors: Indices, distances, what searched, and the recall on 1,000 rows.
 
     Warns:
-        UserWarning: If the recall is below what was asked for by more than two standard
+        UserWarning: If all pairs of very many rows are compared for want of a library;
+            if the recall is below what was asked for by more than two standard
             errors, after one more attempt where the backend can try harder.
 
     Raises:
@@ -73,8 +81,7 @@ def find_neighbors(
     >>> find_neighbors(torch.tensor([[0.0], [1.0], [3.0]]), k=1).indices.tolist()
     [[1], [0], [1]]
     """
-    if not 0 < recall <= 1:
-        raise ValueError(f"expected recall in (0, 1] (got {recall})")
+    _check_recall(recall)
     rows = Rows(X, metric)
     check_search(rows, k)
     search = _search(rows, backend, metric, recall, seed, show_progress)
@@ -83,7 +90,7 @@ def find_neighbors(
     if isinstance(search, ExactSearch):
         return Neighbors(indices, distances, name, None)
     measured = recall_at_k(X, indices, metric=metric, seed=seed + 2)
-    if isinstance(search, CellSearch | FaissSearch) and _missed(measured, recall):
+    if isinstance(search, FaissSearch) and _missed(measured, recall):
         # As much again of what is missing.
         search.recall = min(1.0, 2 * recall - measured.value)
         indices, distances = search(X, k)
@@ -112,13 +119,14 @@ def neighbors_among(
 
     Args:
         X (Tensor, ndarray, memmap or SciPy sparse matrix): Features (N, F).
-        queries: The same of shape (Q, F).
+        queries (Tensor, ndarray, memmap or SciPy sparse matrix): Of shape (Q, F).
         k (int): Neighbours, at least 1; at most N are found.
         metric (str, optional): As in :func:`find_neighbors`.
             Default: ``"euclidean"``.
-        backend (str or callable, optional): ``"cells"``, or ``"auto"`` for more than
-            5,000 queries among more than 20,000 rows: as in :func:`find_neighbors`.
-            Everything else: exact, equal distances by index. Default: ``"auto"``.
+        backend (str or callable, optional): ``"faiss"``, or ``"auto"`` for more than
+            5,000 queries among more than 50,000 rows where faiss is installed: as in
+            :func:`find_neighbors`. Everything else: exact, equal distances by index.
+            Default: ``"auto"``.
         recall (float, optional): As in :func:`find_neighbors`. Default: 0.95.
         seed (int, optional): As in :func:`find_neighbors`. Default: 0.
 
@@ -129,12 +137,15 @@ def neighbors_among(
         TypeError: As :func:`find_neighbors`.
         ValueError: As :func:`find_neighbors`, or if the widths differ.
 
-    Cost: O(Q · N · F), or that of the cells and O(Q · M · F) with M compared rows.
+    Cost: O(Q · N · F), or that of the lists and O(Q · M · F) with M compared rows.
 
     >>> x = torch.tensor([[0.0], [2.0]])
     >>> neighbors_among(x, torch.tensor([[1.5]]), k=1)[0].tolist()
     [[1]]
     """
+    _check_recall(recall)
+    if not callable(backend) and backend not in _BACKENDS:
+        raise ValueError(_UNKNOWN.format(backend))
     rows, others = Rows(X, metric), Rows(queries, metric)
     check_search(rows, k)
     if rows.width != others.width:
@@ -144,24 +155,33 @@ def neighbors_among(
         )
     k = min(k, len(rows))
     many = len(others) > _FEW_QUERIES and not is_exact(len(rows), rows.sparse)
-    if len(rows) > k and (backend == "cells" or (backend == "auto" and many)):
-        index = CellIndex(rows, seed)
-        count = index.choose_count(rows, k, recall, seed, others)
-        parts = [
-            index.neighbors(others[block].to(rows.device), k, count)
-            for block in others.blocks()
-        ]
-    else:
-        parts = [
-            nearest_to(rows, others[block].to(rows.device), k)
-            for block in others.blocks(_QUERIES)
-        ]
+    if backend == "faiss" or (backend == "auto" and many and find_spec("faiss")):
+        return FaissSearch(metric, recall=recall, seed=seed).among(X, queries, k)
+    parts = [
+        nearest_to(rows, others[block].to(rows.device), k)
+        for block in others.blocks(_QUERIES)
+    ]
     near, distance = zip(*parts, strict=True)
     return torch.cat(near), torch.cat(distance)
 
 
 def is_exact(n: int, sparse: bool = False, backend: Backend = "auto") -> bool:
-    """Whether :func:`find_neighbors` compares all pairs of n rows."""
+    """Whether :func:`find_neighbors` compares all pairs of n rows.
+
+    Args:
+        n (int): N.
+        sparse (bool, optional): Whether they are sparse. Default: False.
+        backend (str or callable, optional): As there. Default: ``"auto"``.
+
+    Returns:
+        bool: Whether that is the choice; it is done in any case, with a warning, where
+        no library is installed.
+
+    Cost: none.
+
+    >>> is_exact(1000), is_exact(10**9), is_exact(10**9, sparse=True)
+    (True, False, True)
+    """
     return backend == "exact" or (backend == "auto" and (sparse or n <= EXACT_UP_TO))
 
 
@@ -175,18 +195,40 @@ def _search(
 ) -> NeighborSearch:
     if callable(backend):
         return backend
-    if is_exact(len(rows), rows.sparse, backend):
-        return ExactSearch(metric)
-    if backend in ("auto", "cells"):
-        return CellSearch(metric, recall=recall, seed=seed, show_progress=show_progress)
+    if backend == "auto":
+        backend = _choice(rows)
     if backend == "faiss":
-        return FaissSearch(metric, recall=recall, seed=seed)
+        return FaissSearch(
+            metric, recall=recall, seed=seed, show_progress=show_progress
+        )
     if backend == "pynndescent":
         return PyNNDescentSearch(metric, seed=seed)
-    raise ValueError(
-        "expected backend 'auto', 'exact', 'cells', 'faiss', 'pynndescent' or a "
-        f"callable (got {backend!r})"
+    if backend == "exact":
+        return ExactSearch(metric)
+    raise ValueError(_UNKNOWN.format(backend))
+
+
+def _choice(rows: Rows) -> Backend:
+    """What suits so many rows, of what is installed."""
+    if is_exact(len(rows), rows.sparse):
+        return "exact"
+    if find_spec("faiss"):
+        return "faiss"
+    if find_spec("pynndescent"):
+        return "pynndescent"
+    pairs = len(rows) ** 2 * rows.width
+    warnings.warn(
+        f"all pairs of {len(rows):,} rows are compared, about "
+        f"{pairs / _PAIRS_A_MINUTE:,.0f} minutes on one core: neither faiss nor "
+        "pynndescent is installed; pip install captum-margin[scale]",
+        stacklevel=4,
     )
+    return "exact"
+
+
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise ValueError(f"expected recall in (0, 1] (got {recall})")
 
 
 def _missed(measured: Any, recall: float) -> bool:

@@ -26,7 +26,13 @@ class PyNNDescentSearch:
         seed (int, optional): Of its random choices. Default: 0.
 
     Raises:
-        ValueError: If pynndescent is not installed or there are too few rows.
+        ValueError: If pynndescent is not installed or there are fewer than 64 rows.
+
+    Cost: that of pynndescent; memory for a float32 copy of the points and its index.
+
+    >>> search = PyNNDescentSearch("manhattan")  # find_neighbors(X, k, backend=search)
+    >>> search.name
+    'pynndescent'
     """
 
     name = "pynndescent"
@@ -37,7 +43,7 @@ class PyNNDescentSearch:
         self.seed = seed
 
     def __call__(self, X: Any, k: int) -> tuple[Tensor, Tensor]:
-        """Indices (N, k), -1 where there are no more, and distances (N, k)."""
+        """The ``k`` nearest others of each row of ``X``, as :class:`NeighborSearch`."""
         try:
             from pynndescent import NNDescent
         except ImportError:

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_margin.neighbors.result import Recall
 from captum_margin.neighbors.rows import Metric, Rows, pair_distances
 
-__all__ = ["found_share", "nearest_to", "recall_at_k", "sample_rows"]
+__all__ = ["nearest_to", "recall_at_k", "sample_rows"]
 
 # Beyond k, kept while blocks are gone through: rounding may swap as many.
 _SPARE = 8
@@ -52,17 +52,17 @@ def recall_at_k(
     0.6666666865348816
     """
     rows = Rows(X, metric)
-    if indices.dim() != 2 or len(indices) != len(rows):
+    if indices.is_floating_point() or indices.dim() != 2 or len(indices) != len(rows):
         raise ValueError(
-            f"expected indices of shape (N, k) with N = {len(rows)} "
-            f"(got {tuple(indices.shape)})"
+            f"expected integer indices of shape (N, k) with N = {len(rows)} "
+            f"(got {indices.dtype} {tuple(indices.shape)})"
         )
     checked = sample_rows(len(rows), n_samples, seed).to(rows.device)
     k = min(indices.size(1), len(rows) - 1)
     if k < 1:
         return Recall(1.0, 0.0)
     _, reach = nearest_to(rows, rows.take(checked), k, skip=checked)
-    share = found_share(rows, checked, indices.to(rows.device)[checked], reach[:, -1])
+    share = _found_share(rows, checked, indices.to(rows.device)[checked], reach[:, -1])
     error = 0.0
     if len(share) < len(rows):
         error = float(share.std(correction=0)) / len(share) ** 0.5
@@ -75,15 +75,12 @@ def sample_rows(n: int, size: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=generator)[:size].sort().values
 
 
-def found_share(
-    rows: Rows, queries: Tensor, found: Tensor, reach: Tensor, k: int | None = None
-) -> Tensor:
+def _found_share(rows: Rows, queries: Tensor, found: Tensor, reach: Tensor) -> Tensor:
     """Of each query's neighbours: the share that ``found`` lists, (Q,).
 
-    ``reach`` are the distances of the k-th nearest, (Q,); k is the width of ``found``
-    unless given.
+    ``found`` are rows (Q, k), ``reach`` the distances of the k-th nearest, (Q,).
     """
-    k = min(k or found.size(1), len(rows) - 1)
+    k = min(found.size(1), len(rows) - 1)
     proper = (found >= 0) & (found != queries[:, None])
     value, order = found.sort(dim=1)
     repeated = torch.zeros_like(proper)
@@ -116,7 +113,7 @@ def nearest_to(
     centred = queries - centre
     least = queries.new_full((len(queries), 0), torch.inf)
     nearest = torch.empty_like(least, dtype=torch.long)
-    step = max(1024, 2**25 // max(1, len(queries)))
+    step = max(1024, 2**25 // max(len(queries), rows.width))
     for block in rows.blocks(step):
         points = rows[block] - centre
         square = torch.addmm(points.square().sum(dim=1), centred, points.T, alpha=-2)

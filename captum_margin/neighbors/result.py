@@ -10,7 +10,7 @@ __all__ = ["NeighborSearch", "Neighbors", "Recall"]
 
 
 class Recall(NamedTuple):
-    """A share of true neighbours, measured on a sample of the rows.
+    """A share of true neighbours, measured on a sample: :func:`recall_at_k`.
 
     Args:
         value (float): Within [0, 1].
@@ -22,7 +22,7 @@ class Recall(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """The nearest other points of each point.
+    """The nearest other points of each point: :func:`find_neighbors`.
 
     Args:
         indices (Tensor): Shape (N, k), int64, the nearest first; -1 where there are no
@@ -47,5 +47,14 @@ class NeighborSearch(Protocol):
     """
 
     def __call__(self, X: Any, k: int) -> tuple[Tensor, Tensor]:
-        """Indices (N, k), -1 where there are no more, and distances (N, k)."""
+        """Finds the nearest others of each row.
+
+        Args:
+            X (Any): N points.
+            k (int): Neighbours, at least 1.
+
+        Returns:
+            tuple[Tensor, Tensor]: Indices (N, k), -1 where there are no more, and
+            distances (N, k).
+        """
         ...

@@ -1,6 +1,7 @@
 r"""Graphs on disk, in blocks: the same questions at a million samples, or a billion.
 
-1. :func:`build_shards`: features -> the k nearest neighbours of each row, on disk
+1. :func:`build_shards`: features -> the k nearest neighbours of each row, on disk; by
+   faiss, ``pip install captum-margin[scale]``
 2. :func:`undirected`: neighbours -> undirected edges, on disk
 3. :func:`high_pass`, :func:`label_disagreement`, ...: one pass over the files each
 4. :func:`label_noise`: all of it, from features and labels to suspects

@@ -1,4 +1,4 @@
-"""Linear votes on shards: the ridge regression of :class:`LinearVotes`, streamed.
+"""Linear votes on shards: the ridge regression of ``LinearVotes``, streamed.
 
 The regression needs the sums of x x' and, for each class, of x; the leave-one-out
 errors of all penalties are a second pass. Blocks are added up in their order, so no
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from captum_margin.scale._folder import BlockFolder
-from captum_margin.scale.executor import Shared, map_blocks
+from captum_margin.scale._rounds import Run
+from captum_margin.scale.executor import Shared
 from captum_margin.signal._kernel import BLOCK_NUMBERS
 from captum_margin.signal._linear import _PENALTIES, _narrow
 
@@ -81,10 +82,9 @@ class Regression(NamedTuple):
         return found[0].clamp(0, 1).to(f)
 
 
-def axes_of(points: BlockFolder, executor: Any) -> Axes:
+def axes_of(points: BlockFolder, run: Run) -> Axes:
     """The principal axes, in one pass over the points."""
-    parts = map_blocks(partial(_moments, points), range(points.num_blocks), executor)
-    total, scatter = _summed(parts)
+    total, scatter = _summed(run("moments", partial(_moments, points)))
     mean = total / points.num_rows
     scatter = scatter - points.num_rows * torch.outer(mean, mean)
     values, axes = torch.linalg.eigh(scatter)
@@ -95,16 +95,17 @@ def axes_of(points: BlockFolder, executor: Any) -> Axes:
 
 
 def regress(
-    points: BlockFolder, axes: Axes, signal: LabelSignal, executor: Any
+    points: BlockFolder, axes: Axes, signal: LabelSignal, run: Run, number: int = 1
 ) -> Regression:
-    """The regression of the least leave-one-out error, in two passes."""
-    blocks = range(points.num_blocks)
-    parts = map_blocks(partial(_cross, points, signal), blocks, executor)
-    cross, total = _summed(parts)
+    """The regression of the least leave-one-out error, in two passes.
+
+    ``number`` tells the steps of one f from those of another.
+    """
+    cross, total = _summed(run(f"cross-{number}", partial(_cross, points, signal)))
     cross = axes.axes.T @ (cross - torch.outer(axes.mean, total))  # (F, C)
     fit = Regression(axes, cross, total / axes.rows, -1)
-    task = partial(_errors, points, signal, fit)
-    error = torch.stack(list(map_blocks(task, blocks, executor))).sum(dim=0)
+    parts = run(f"errors-{number}", partial(_errors, points, signal, fit))
+    error = torch.stack(parts).sum(dim=0)
     return fit._replace(penalty=int(error.argmin()))
 
 

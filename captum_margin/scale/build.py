@@ -1,10 +1,10 @@
 """The k-nearest-neighbour rows of more features than fit in memory, with checkpoints.
 
-Small cells are trained once on a sample. Each row is compared with the rows of the
-cells nearest to it, as many cells as the recall asks for: on a few hundred rows whose
-exact neighbours are known, one sees in which of their nearest cells these lie.
+faiss places lists of near points once, on a sample. Each row is compared with the
+members of the lists nearest to it, as many as the recall asks for: on 500 rows whose
+exact neighbours are known, one sees in which of their nearest lists these lie.
 
-Rows are numbered cell by cell, so neighbours lie near each other on the disk, and a
+Rows are numbered list by list, so neighbours lie near each other on the disk, and a
 block of rows reads few other blocks. All steps are tasks of blocks, written as they
 are finished.
 """
@@ -21,8 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from captum_margin.neighbors.cells import Cells, assign, train
-from captum_margin.neighbors.recall import nearest_to, sample_rows
+from captum_margin.neighbors._lists import (
+    Lists,
+    faiss_threads,
+    members_of,
+    nearest_members,
+    place_lists,
+    take_pilots,
+)
 from captum_margin.neighbors.rows import Metric
 from captum_margin.scale._features import (
     FeatureSource,
@@ -37,18 +43,10 @@ from captum_margin.scale._folder import (
     write_array,
     write_text,
 )
-from captum_margin.scale._join import join_block, layout_of
-from captum_margin.scale._nearby import CELL_ROWS, LISTED, listed_cells, probes
 from captum_margin.scale.executor import map_blocks
 from captum_margin.scale.shards import BLOCK_SIZE, RowShards
 
 __all__ = ["build_shards", "recall_of"]
-
-_PILOTS = 400
-_MOST = LISTED  # cells that a row is compared with
-_SAMPLE_PER_CELL = 12
-_ROWS = 2**16  # read at once
-_MARGIN = 0.005  # the pilots are a sample
 
 
 def build_shards(
@@ -69,35 +67,38 @@ def build_shards(
     result is the same, byte for byte, with any executor.
 
     Args:
-        features: Shape (N, F): an array, a memory map, a tensor or the path of a
-            ``.npy`` file; processes open a file themselves.
+        features (array or path): Shape (N, F): an array, a memory map, a tensor or the
+            path of a ``.npy`` file; processes open a file themselves.
         path (str or Path): The folder of the shards.
         k (int): Neighbours per node, at least 1 and below N.
         metric (str, optional): ``"euclidean"``, or ``"cosine"``: Euclidean between unit
             rows, where rows of zeros stay zero. Default: ``"euclidean"``.
-        seed (int, optional): Of the sample, the cells and the pilots. Default: 0.
+        seed (int, optional): Of the sample, the lists and the pilots. Default: 0.
         executor (optional): As in :func:`~captum_margin.scale.map_blocks`.
             Default: None.
         recall (float, optional): Share of the exact neighbours to be found, in (0, 1].
-            What was found of those of 400 rows is in :func:`recall_of`. Default: 0.95.
+            What was found of those of 500 rows is in :func:`recall_of`. Default: 0.95.
         block_size (int, optional): Rows of a task, about. Default: 262,144.
         show_progress (bool, optional): A bar over the blocks. Default: False.
 
     Returns:
-        RowShards: Distances in float32, rows numbered cell by cell (``order``), each
+        RowShards: Distances in float32, rows numbered list by list (``order``), each
         row by distance, ties by row. Near the features, in the same order, they are in
         ``path/points``.
 
     Raises:
-        ValueError: If an argument is out of its range, features are not finite, or the
-            folder belongs to another request.
+        ValueError: If faiss is not installed, an argument is out of its range, features
+            are not finite, or the folder belongs to another request.
 
     Cost: about O(N sqrt(N) F) time, of which little is in interpreted code; O(N) memory
-    for the numbering, and O(block_size (F + k)) per worker; (F + k) · 8 · N bytes of
-    disk. Reading the features in cell order is fast while they fit in the page cache.
+    for the numbering, and O(block_size (F + k)) per worker; (F + 2 k + P) · 4 · N bytes
+    of disk with P lists that a row looks into, some ten as a rule. Reading the features
+    list by list is fast while they fit in the page cache. faiss has the threads of
+    torch here, and one in a worker process.
 
     >>> import tempfile
-    >>> rows = build_shards(np.array([[0.0], [1.0], [3.0]]), tempfile.mkdtemp(), k=1)
+    >>> x = np.array([[0.0], [1.0], [3.0]])
+    >>> rows = build_shards(x, tempfile.mkdtemp(), k=1)
     >>> rows.to_graph().edge_index.tolist()
     [[1, 0, 2, 1], [0, 1, 1, 2]]
     """
@@ -129,12 +130,12 @@ def build_shards(
         "fingerprint": fingerprint(features),
         "starts": [*range(0, n, block_size), n],
     }
-    assigned = _folder(path / "assigned", {"form": "cells", **request})
+    assigned = _folder(path / "assigned", {"form": "lists", **request})
     with feature_source(source, metric, path / "assigned", executor) as data:
         if not (path / "plan.json").exists():
             _plan(path, data, n, k, recall, seed)
         task = partial(_assign_block, assigned, path, data)
-        _run(task, assigned.unfinished, executor, show_progress, "cells")
+        _run(task, assigned.unfinished, executor, show_progress, "lists")
         starts, order = _numbering(path, assigned, block_size)
         points = _folder(
             path / "points", {"form": "points", **request, "starts": starts.tolist()}
@@ -151,7 +152,7 @@ def build_shards(
         )
         task = partial(_gather_block, points, path, data)
         _run(task, points.unfinished, executor, show_progress, "points")
-    task = partial(_join_task, shards, points, path)
+    task = partial(_join_block, shards, points, assigned, path)
     _run(task, shards.folder.unfinished, executor, show_progress, "neighbours")
     return shards
 
@@ -162,9 +163,20 @@ def recall_of(path: str | os.PathLike[str]) -> float:
     Args:
         path (str or Path): The folder of :func:`build_shards`.
 
+    Returns:
+        float: Within [0, 1].
+
     Raises:
         FileNotFoundError: If nothing was built there.
         ValueError: If it is not finished.
+
+    Cost: some hundred rows are read.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp()
+    >>> _ = build_shards(np.array([[0.0], [1.0], [3.0]]), path, k=1)
+    >>> recall_of(path)
+    1.0
     """
     shards, path = RowShards(path), Path(path)
     samples, true = np.load(path / "pilots.npy"), np.load(path / "true.npy")
@@ -184,66 +196,55 @@ def recall_of(path: str | os.PathLike[str]) -> float:
 def _plan(
     path: Path, data: FeatureSource, n: int, k: int, recall: float, seed: int
 ) -> None:
-    """Trains the cells and finds how many of them a row must be compared with."""
-    rows, number = data.rows(), max(1, n // CELL_ROWS)
-    sample = rows.take(sample_rows(n, number * _SAMPLE_PER_CELL, seed))
-    centre = sample.mean(dim=0)
-    cells = train(sample - centre, number, seed)  # small numbers, small errors
-    listed = listed_cells(cells)
-    pilots = sample_rows(n, _PILOTS, seed + 1)
-    queries = rows.take(pilots)
-    true = nearest_to(rows, queries, k, skip=pilots)[0]  # (pilots, k)
-    wanted, place = true.unique(return_inverse=True)
-    there = assign(rows.take(wanted) - centre, cells)[place]
-    queries = queries - centre
-    near = torch.stack(
-        [
-            probes(
-                row[None], torch.from_numpy(listed[own]).long(), cells.centres, _MOST
-            )[0]
-            for row, own in zip(queries, assign(queries, cells).tolist(), strict=True)
-        ]
-    )  # (pilots, cells)
-    hits = (near[:, :, None] == there[:, None, :]).double().mean(dim=(0, 2))
-    found = hits.cumsum(0)
-    enough = (found >= min(recall + _MARGIN, 1 - 1e-9)).nonzero()
-    count = int(enough[0]) + 1 if len(enough) else len(found)
-    arrays = {"centre": centre, "pilots": pilots, "true": true, **cells._asdict()}
+    """Places the lists and finds how many of them a row must look into."""
+    rows = data.rows()
+    with faiss_threads():
+        lists = place_lists(rows, seed)
+        pilots = take_pilots(rows, k, seed)
+        count = pilots.lists_needed(lists, rows, recall)
+    arrays = {
+        "pilots": pilots.samples.cpu().numpy(),
+        "true": pilots.true.cpu().numpy(),
+        **lists._asdict(),
+    }
     for name, array in arrays.items():
-        write_array(path / f"{name}.npy", array.numpy())
-    write_array(path / "listed.npy", listed)
-    plan = {"cells": count, "expected_recall": float(found[count - 1])}
-    write_text(path / "plan.json", json.dumps(plan) + "\n")
+        write_array(path / f"{name}.npy", array)
+    write_text(path / "plan.json", json.dumps({"lists_compared": count}) + "\n")
+
+
+def _lists(path: Path) -> tuple[Lists, int]:
+    """The lists, and how many of them a row looks into."""
+    lists = Lists(*(np.load(path / f"{name}.npy") for name in Lists._fields))
+    return lists, json.loads((path / "plan.json").read_text())["lists_compared"]
 
 
 def _assign_block(
     assigned: BlockFolder, path: Path, data: FeatureSource, b: int
 ) -> None:
-    """The cell of each row of a block."""
-    parts = (np.load(path / f"{name}.npy") for name in Cells._fields)
-    cells = Cells(*(torch.from_numpy(part) for part in parts))
-    rows, centre = data.rows(), torch.from_numpy(np.load(path / "centre.npy"))
-    whole = assigned.rows(b)
-    found = [
-        assign(rows[slice(start, min(start + _ROWS, whole.stop))] - centre, cells)
-        for start in range(whole.start, whole.stop, _ROWS)
-    ]
-    assigned.write(b, {}, cell=torch.cat(found).to(torch.int32).numpy())
+    """The lists that each row of a block looks into, its own first."""
+    (lists, count), rows, whole = _lists(path), data.rows(), assigned.rows(b)
+    near = np.empty((whole.stop - whole.start, count), np.int32)
+    with faiss_threads():
+        for block in rows.blocks():
+            low, high = max(block.start, whole.start), min(block.stop, whole.stop)
+            if low < high:
+                own = slice(low - whole.start, high - whole.start)
+                near[own] = lists.near(lists.centred(rows[low:high]), count)
+    assigned.write(b, {}, near=near)
 
 
 def _numbering(
     path: Path, assigned: BlockFolder, block_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First row of each block, at the start of a cell, and the sample of each row."""
+    """First row of each block, at the start of a list, and the sample of each row."""
     if (path / "manifest.json").exists():
         return BlockFolder(path).starts, np.load(path / "order.npy", mmap_mode="r")
-    parts = [assigned.read(b, "cell") for b in range(assigned.num_blocks)]
+    parts = [assigned.read(b, "near")[:, 0] for b in range(assigned.num_blocks)]
     own = np.concatenate(parts)
     order = np.argsort(own, kind="stable")
-    count = np.bincount(own, minlength=len(np.load(path / "centres.npy")))
-    ends = np.cumsum(count)
-    write_array(path / "cell_starts.npy", np.append(0, ends))
-    steps = np.arange(block_size, len(own), block_size)
+    sizes = np.bincount(own, minlength=len(np.load(path / "centres.npy")))
+    write_array(path / "sizes.npy", sizes)
+    ends, steps = np.cumsum(sizes), np.arange(block_size, len(own), block_size)
     cuts = ends[np.searchsorted(ends, steps)]
     return np.unique(np.concatenate([[0], cuts, [len(own)]])), order
 
@@ -253,16 +254,28 @@ def _gather_block(points: BlockFolder, path: Path, data: FeatureSource, b: int) 
     samples = np.load(path / "order.npy", mmap_mode="r")[points.rows(b)]
     rising = np.sort(samples)  # one way through the file
     block = data.rows().take(torch.from_numpy(rising)).numpy()
-    block -= np.load(path / "centre.npy")
+    block -= np.load(path / "mean.npy")
     points.write(b, {}, points=block[np.searchsorted(rising, samples)])
 
 
-def _join_task(shards: RowShards, points: BlockFolder, path: Path, b: int) -> None:
+def _join_block(
+    shards: RowShards, points: BlockFolder, assigned: BlockFolder, path: Path, b: int
+) -> None:
     """Neighbours of a block of rows."""
-    names = ("centres", "listed", "cell_starts")
-    layout = layout_of(*(np.load(path / f"{name}.npy") for name in names))
-    count = json.loads((path / "plan.json").read_text())["cells"]
-    shards.write_block(b, *join_block(points, layout, count, shards.k, b))
+    (lists, count), whole = _lists(path), points.rows(b)
+    blocks = [points.read(other, "points") for other in range(points.num_blocks)]
+    members = members_of(blocks, np.load(path / "sizes.npy"), shards.k)
+    samples = np.load(path / "order.npy", mmap_mode="r")[whole]
+    near = np.empty((len(samples), count), np.int32)
+    home = np.searchsorted(assigned.starts, samples, side="right") - 1
+    for other in np.unique(home):
+        own = home == other
+        at = samples[own] - assigned.starts[other]
+        near[own] = assigned.read(other, "near")[at]
+    with faiss_threads():
+        itself = np.arange(whole.start, whole.stop)
+        found = nearest_members(blocks[b], near, lists, members, shards.k, itself)
+    shards.write_block(b, *found)
 
 
 def _folder(path: Path, request: dict[str, Any]) -> BlockFolder:

@@ -19,14 +19,9 @@ import numpy as np
 import torch
 
 from captum_margin.scale._folder import BlockFolder, remove_folder
+from captum_margin.scale._matrix import SparseRows, pointer_of
 from captum_margin.scale.executor import map_blocks
-from captum_margin.scale.shards import (
-    RowShards,
-    Shards,
-    SparseRows,
-    pointer_of,
-    versions,
-)
+from captum_margin.scale.shards import RowShards, Shards, versions
 
 __all__ = ["EdgeShards", "undirected"]
 
@@ -35,12 +30,17 @@ class EdgeShards(Shards):
     """An undirected graph on disk, in compressed sparse rows; see :func:`undirected`.
 
     Neighbours of a row rise, both directions of an edge are there, with the same value.
+
+    >>> import tempfile
+    >>> rows = RowShards.from_arrays(tempfile.mkdtemp(), np.array([[1], [0], [1]]))
+    >>> EdgeShards(undirected(rows, tempfile.mkdtemp()).path).num_edges
+    4
     """
 
     _form = "edges"
 
     def block(self, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Pointer (n + 1,), neighbours and values (E_b,) of a block, mapped.
+        """Pointer (n + 1,), neighbours and values (E_b,) of block ``b``, mapped.
 
         Raises:
             ValueError: If the block is not finished, or a file is missing or changed.
@@ -69,7 +69,7 @@ class EdgeShards(Shards):
         Args:
             bandwidth (float, optional): :math:`\sigma` in units of the median length
                 of the edges that are longer than zero (1 if there are none), which is
-                exact. Default: 1.
+                exact. Default: 1.0.
 
         Returns:
             EdgeShards: Another view of the same files, nothing is copied.
@@ -219,6 +219,10 @@ def _merge_block(
         reduce = np.minimum if shards.values == "distance" else np.maximum
         merged = reduce.reduceat(np.concatenate(kept)[order], first)
         arrays["values"] = merged[proper]
-    count = np.bincount(own[proper], minlength=rows.stop - rows.start)
+    size = rows.stop - rows.start
+    if shards.values == "weight":
+        kept_weights = arrays["values"].astype(np.float64)
+        arrays["degrees"] = np.bincount(own[proper], kept_weights, minlength=size)
+    count = np.bincount(own[proper], minlength=size)
     arrays["pointer"] = pointer_of(torch.from_numpy(count)).numpy()
     edges.write(b, {"edges": int(proper.sum())}, **arrays)

@@ -36,10 +36,15 @@ def map_blocks(
             ``imap``, as those of ``multiprocessing`` and ``ray.util.multiprocessing``
             have. Workers must see the same files under the same paths. Default: None.
 
+    Yields:
+        The results, one after the other.
+
     Raises:
         TypeError: If ``executor`` is none of these.
         RuntimeError: If a worker of a process pool died. Dask runs the tasks of a dead
             worker elsewhere by itself.
+
+    Cost: that of the tasks; results are handed on, not kept.
 
     >>> list(map_blocks(abs, [-2, 3]))
     [2, 3]

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from captum_margin.scale._matrix import SparseRows
 from captum_margin.scale.executor import Shared, map_blocks, share
-from captum_margin.scale.shards import Shards, SparseRows
-from captum_margin.signal._sparse import _no_beta_warning, row_sums
+from captum_margin.scale.shards import Shards
 from captum_margin.signal.high_pass import Shift
 
 __all__ = ["degrees", "high_pass"]
@@ -51,9 +51,10 @@ def high_pass(
         ValueError: If shapes do not fit, ``signal`` is not finite, an option is
             unknown, or a block is missing.
 
-    Cost: O(p · E · C) time, p passes over the files, and another one over the weights
-    for the degrees of ``"symmetric"`` and ``"laplacian"``; O(N · C) memory and
-    the pages of the files, which the system may drop again.
+    Cost: O(p · E · C) time, p passes over the files; Gaussian weights are made of the
+    distances in each pass, and ``"symmetric"`` needs another one for their sums; those
+    of stored weights are stored too. O(N · C) memory and the pages of the files, which
+    the system may drop again.
 
     >>> import tempfile, numpy as np
     >>> from captum_margin.scale import RowShards
@@ -79,16 +80,15 @@ def high_pass(
         raise ValueError(f"expected isolated 'keep' or 'zero' (got {isolated!r})")
     dtype = torch.promote_types(signal.dtype, torch.float32)
     x = shards.to_rows(signal.detach().to(dtype)).view(len(signal), -1)  # (N, C)
-    low, left, degree = x, hops, x.new_zeros(len(x))
-    if shift == "random_walk":  # the only one whose degrees may come with the product
-        low, degree = _product(shards, x, executor, with_degrees=True)
-        low /= degree.where(degree != 0, 1)[:, None]
-        left -= 1
-    elif shift != "adjacency" or isolated == "zero":
+    degree = x.new_empty(0)
+    if shift == "symmetric" or isolated == "zero":
         degree = degrees(shards, dtype, executor=executor)
-    for _ in range(left):
-        low = _apply_shift(shards, low, degree[:, None], shift, executor)
-    out = x - low
+    low = x
+    for _ in range(hops):
+        if shift == "symmetric":
+            low = scale_of(degree)[:, None] * low  # of the columns
+        low = _hop(shards, low, shift, executor)
+    out = torch.sub(x, low, out=low)
     if isolated == "zero":
         out[degree == 0] = 0
     return shards.to_samples(out).to(signal.dtype).view(signal.shape)
@@ -111,79 +111,41 @@ def degrees(
 
 def scale_of(degree: Tensor) -> Tensor:
     """D^-1/2, and 0 where there is no neighbour."""
-    return degree.clamp(min=0).rsqrt().masked_fill(degree == 0, 0.0)
+    return torch.nn.functional.threshold(degree, 0.0, torch.inf).rsqrt_()
 
 
-def _apply_shift(
-    shards: Shards, low: Tensor, degree: Tensor, shift: str, executor: Any
-) -> Tensor:
-    """One hop, A x."""
-    if shift == "symmetric":
-        scale = scale_of(degree)
-        return scale * _product(shards, scale * low, executor)[0]
-    found, _ = _product(shards, low, executor)
-    if shift == "random_walk":
-        return found / degree.where(degree != 0, 1)
-    return low - degree * low + found if shift == "laplacian" else found
-
-
-def _product(
-    shards: Shards, x: Tensor, executor: Any, with_degrees: bool = False
-) -> tuple[Tensor, Tensor]:
-    """W x, (N, C), and the degrees (N,), zeros unless they are asked for."""
-    out, degree = torch.empty_like(x), x.new_zeros(len(x))
+def _hop(shards: Shards, x: Tensor, shift: Shift, executor: Any) -> Tensor:
+    """A x, (N, C); under ``"symmetric"`` x is scaled already, so only rows are here."""
+    out = torch.empty_like(x)
     with share(x.numpy(), shards.path, executor) as shared:
-        task = partial(_product_block, shards, shared, with_degrees)
+        task = partial(_hop_block, shards, shared, shift)
         blocks = range(shards.num_blocks)
         for b, found in zip(blocks, map_blocks(task, blocks, executor), strict=True):
-            out[shards.rows(b)], degree[shards.rows(b)] = found
-    return out, degree
+            out[shards.rows(b)] = found
+    return out
 
 
-def sparse_matrix(n: int, rows: SparseRows, dtype: torch.dtype) -> Tensor:
-    """A block of rows of the weight matrix as a sparse CSR tensor of n columns."""
-    pointer, indices, weights = rows
-    if weights is None:
-        weights = torch.ones(len(indices), dtype=dtype)
-    index = torch.promote_types(pointer.dtype, indices.dtype)  # one for both
-    with _no_beta_warning():
-        return torch.sparse_csr_tensor(
-            pointer.to(index),
-            indices.to(index),
-            weights.to(dtype),
-            size=(len(pointer) - 1, n),
-            check_invariants=False,  # they were checked when they were written
-        )
-
-
-def _product_block(
-    shards: Shards, shared: Shared, with_degrees: bool, b: int
-) -> tuple[Tensor, Tensor]:
-    """W x of a block of rows, (n, C), and their degrees if they are asked for."""
+def _hop_block(shards: Shards, shared: Shared, shift: Shift, b: int) -> Tensor:
+    """A x of a block of rows, (n, C)."""
     x, rows = torch.from_numpy(shared.get()), shards.sparse_rows(b)
     shards.will_need(b + 1)
-    matrix = sparse_matrix(len(x), rows, x.dtype)
-    if x.size(1) == 1 and torch.backends.mkl.is_available():
-        # A matrix-vector product takes 3/4 of the time of one column.
-        found = torch.mv(matrix, x[:, 0])[:, None]
-    else:
-        found = torch.sparse.mm(matrix, x)
-    degree = _row_sums(rows, x.dtype) if with_degrees else x.new_zeros(len(found))
-    return found, degree
+    low = rows.times(x)
+    if shift == "adjacency":
+        return low
+    degree = _degree_block(shards, x.dtype, b, rows)[:, None]
+    if shift == "random_walk":
+        return low.div_(torch.nn.functional.threshold(degree, 0.0, 1.0))  # 1 where 0
+    if shift == "symmetric":
+        return low.mul_(scale_of(degree))
+    own = x[shards.rows(b)]
+    return low.add_(own - degree * own)
 
 
-def _degree_block(shards: Shards, dtype: torch.dtype, b: int) -> Tensor:
-    """Sums of the rows of a block, (n,)."""
-    return _row_sums(shards.sparse_rows(b), dtype)
-
-
-def _row_sums(rows: SparseRows, dtype: torch.dtype) -> Tensor:
-    """Sums of the weights of each row, (n,)."""
-    pointer, indices, weights = rows
-    count = pointer.diff()
-    if weights is None:
-        return count.to(dtype)
-    n = len(count)
-    if n and len(indices) and bool((count == count[0]).all()):
-        return weights.view(n, -1).sum(dim=1, dtype=dtype)  # at half the time
-    return row_sums(sparse_matrix(1, rows, dtype), equal=False)
+def _degree_block(
+    shards: Shards, dtype: torch.dtype, b: int, rows: SparseRows | None = None
+) -> Tensor:
+    """Sums of the rows of a block, (n,): those in the store, if there are any."""
+    kept = shards.degrees(b)
+    if kept is not None:
+        return kept.to(dtype)
+    return (shards.sparse_rows(b) if rows is None else rows).sums(dtype)

@@ -97,16 +97,28 @@ def label_votes(
 
 
 def row_norms(features: Any, *, rows: int = 2**16) -> Tensor:
-    """Lengths of the rows of features that may be on disk, (N,), float32.
+    """Lengths of the rows of features that may be on disk.
 
     Args:
-        features: Shape (N, F), or the path of a ``.npy`` file.
+        features (array or path): Shape (N, F), or the path of a ``.npy`` file.
         rows (int, optional): Read at once. Default: 65,536.
+
+    Returns:
+        Tensor: Shape (N,), float32.
+
+    Raises:
+        ValueError: If they are not (N, F) or there are none.
+
+    Cost: one pass over the features; memory for ``rows`` of them.
 
     >>> row_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [5.0, 1.0]
     """
     data = data_of(open_features(features))
+    if len(data.shape) != 2 or len(data) == 0:
+        raise ValueError(
+            f"expected features of shape (N, F), N >= 1 (got {tuple(data.shape)})"
+        )
     parts = [
         np.linalg.norm(np.asarray(data[start : start + rows], np.float64), axis=1)
         for start in range(0, data.shape[0], rows)

@@ -48,7 +48,7 @@ def leave_neighborhood_out_mmd(
 
     Args:
         shards (Shards): A finished store; weights do not count, all edges do.
-        features: Shape (N, F), as in :func:`build_shards`.
+        features (array or path): Shape (N, F), as in :func:`build_shards`.
         labels (Tensor, optional): Integer labels (N,), for the MMD within each class.
             Default: None.
         gamma (float, optional): As there. Default: None, one over the mean squared
@@ -68,6 +68,13 @@ def leave_neighborhood_out_mmd(
 
     Cost: O(N F D + E D) time; a pass over the edges, and one over the features, for
     each 2^27 / N of the D features; O(N) memory and 512 MiB.
+
+    >>> from captum_margin.scale import RowShards
+    >>> near = np.array([[1], [0], [1], [2]])
+    >>> shards = RowShards.from_arrays(tempfile.mkdtemp(), near)
+    >>> x = np.array([[0.0], [0.1], [0.2], [9.0]])
+    >>> leave_neighborhood_out_mmd(shards, x).argmax().item()
+    3
     """
     if n_features < 2 or n_features % 2:
         raise ValueError(f"expected an even n_features >= 2 (got {n_features})")
@@ -134,8 +141,8 @@ def kernel_density(
     """As :func:`captum_margin.signal.kernel_density`, of features on disk.
 
     Args:
-        features: Shape (N, F), as in :func:`build_shards`.
-        references: Shape (M, F), of the same kinds.
+        features (array or path): Shape (N, F), as in :func:`build_shards`.
+        references (array or path): Shape (M, F), of the same kinds.
         classes (Tensor, optional): Integer classes (N,). Default: None.
         reference_classes (Tensor, optional): Integer classes (M,). Default: None.
         gamma (float, optional): As there. Default: None, one over the mean squared

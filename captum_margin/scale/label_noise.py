@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,10 @@ from captum_margin.scale._linear import (
     regress,
     turned_rows,
 )
+from captum_margin.scale._rounds import Rounds
 from captum_margin.scale.build import build_shards
 from captum_margin.scale.edges import EdgeShards, undirected
-from captum_margin.scale.executor import Shared, map_blocks, share
+from captum_margin.scale.executor import Shared, share
 from captum_margin.scale.filter import degrees, scale_of
 from captum_margin.scale.functions import class_votes, row_labels
 from captum_margin.scale.shards import BLOCK_SIZE
@@ -40,7 +42,7 @@ __all__ = ["NoiseScores", "label_noise"]
 
 
 class NoiseScores(NamedTuple):
-    """Scores and the graph that they come from.
+    """Scores of :func:`label_noise` and the graph that they come from.
 
     Args:
         scores (Tensor): Shape (N,), high for labels that the others contradict.
@@ -89,13 +91,15 @@ def label_noise(
 
     On the same neighbours the scores are those of
     :class:`~captum_margin.influence.LabelNoise`, to the rounding of float32. Kill it
-    anywhere and call it again: the neighbours and the edges that were finished are
-    read. Other labels with the same ``path`` need only the last part.
+    anywhere and call it again: the neighbours, the edges and the blocks of the scores
+    that were finished are read, and the result is the same, byte for byte. Other labels
+    with the same ``path`` need only the last part.
 
     Args:
-        features: Shape (N, F), as in :func:`build_shards`.
-        labels: Shape (N,), integers, bools or strings.
-        path (str or Path): The folder of the graph: ``rows`` and ``edges``.
+        features (array or path): Shape (N, F), as in :func:`build_shards`.
+        labels (array): Shape (N,), integers, bools or strings.
+        path (str or Path): The folder of the graph, ``rows`` and ``edges``, and of the
+            ``scores`` of the last labels and options.
         k (int, optional): Neighbours per sample. Default: 30.
         metric (str, optional): Of the neighbours. Default: ``"cosine"``.
         bandwidth (float, optional): Width of the Gaussian weights in median edges;
@@ -125,6 +129,12 @@ def label_noise(
     Cost: that of :func:`build_shards` and :func:`undirected`, then with ``linear``
     O(N F (F + P C)) for P = 10 penalties, and O(E) for each of at most three passes
     over the edges. Memory O(N) and that of a block; disk (F + 4 k) · 4 · N bytes.
+
+    >>> import tempfile
+    >>> x = np.array([[9.0, 0], [9, 1], [9, 2], [0, 9], [1, 9], [2, 9]])
+    >>> noise = label_noise(x, list("aabbbb"), tempfile.mkdtemp(), k=2)
+    >>> noise.ranking()[0].item()
+    2
     """
     if shift not in ("symmetric", "random_walk"):
         raise ValueError(f"expected shift 'symmetric' or 'random_walk' (got {shift!r})")
@@ -153,7 +163,13 @@ def label_noise(
         )
         return NoiseScores(torch.zeros(len(y)), edges)
     points = BlockFolder(path / "rows" / "points") if linear else None
-    scores = _scores(edges, points, y, len(classes), shift, trusted, sided, executor)
+    request = {
+        "rows": rows.folder.manifest,
+        "labels": f"{len(classes)} {y.dtype} {zlib.crc32(y.data):08x}",
+        "options": [bandwidth, shift, trusted, linear, sided],
+    }
+    rounds = Rounds(path / "scores", request, edges.folder.starts, executor)
+    scores = _scores(edges, points, y, len(classes), shift, trusted, sided, rounds)
     return NoiseScores(edges.to_samples(scores), edges)
 
 
@@ -165,35 +181,34 @@ def _scores(
     shift: str,
     trusted: bool,
     sided: Sided,
-    executor: Any,
+    rounds: Rounds,
 ) -> Tensor:
     """Scores in the order of the rows, (N,)."""
-    degree = degrees(edges, executor=executor)
+    degree = rounds.once("degrees", partial(degrees, edges, executor=rounds.executor))
     scale = scale_of(degree)
     column = scale if shift == "symmetric" else torch.ones_like(scale)
     row = scale if shift == "symmetric" else scale.square()
-    blocks = range(edges.num_blocks)
-    axes = None if points is None else axes_of(points, executor)
+    axes = None if points is None else axes_of(points, rounds)
     trust, mixed = torch.ones_like(scale), 1.0
     for last in (False, True) if trusted else (True,):
+        number = 1 + (last and trusted)
         with ExitStack() as stack:
             kept = [
-                stack.enter_context(share(array, edges.path, executor))
+                stack.enter_context(share(array, edges.path, rounds.executor))
                 for array in (y, trust.numpy(), (column * trust).numpy(), row.numpy())
             ]
             signal = LabelSignal(kept[0], kept[1], classes)
             fit = None
             if points is not None and axes is not None:
-                fit = regress(points, axes, signal, executor)
+                fit = regress(points, axes, signal, rounds, number)
             votes = _Votes(edges, signal, kept[2], kept[3], points, fit, mixed)
-            if fit is not None and (not trusted or not last):
-                task = partial(_share_block, votes)
-                parts = list(map_blocks(task, blocks, executor))
-                square, along = np.sum(parts, axis=0)
-                mixed = float(np.clip(along / square, 0, 1)) if square > 0 else 1.0
+            if fit is not None and number == 1:
+                sums = torch.stack(rounds("share", partial(_share_block, votes)))
+                square, along = sums.sum(dim=0).tolist()
+                mixed = min(max(along / square, 0.0), 1.0) if square > 0 else 1.0
                 votes = votes._replace(share=mixed)
-            work = partial(_score_block if last else _trust_block, votes, sided)
-            trust = torch.cat(list(map_blocks(work, blocks, executor)))
+            name, block = ("scores", _score_block) if last else ("trust", _trust_block)
+            trust = torch.cat(rounds(name, partial(block, votes, sided)))
     return trust  # of the last round: the scores
 
 
@@ -217,14 +232,14 @@ def _block_votes(votes: _Votes, b: int) -> Any:
         yield rows, signal.rows(rows, plain=True), part, line
 
 
-def _share_block(votes: _Votes, b: int) -> tuple[float, float]:
+def _share_block(votes: _Votes, b: int) -> Tensor:
     """Sums for the share of the neighbours' votes that is nearest to the labels."""
     square = along = 0.0
     for _, f, near, line in _block_votes(votes, b):
         apart = (near - line).double()
         square += float(apart.square().sum())
         along += float(((f - line) * apart).sum())
-    return square, along
+    return torch.tensor([square, along], dtype=torch.float64)
 
 
 def _mixed(votes: _Votes, near: Tensor, line: Tensor | None) -> Tensor:

@@ -17,33 +17,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from captum_margin.scale._folder import BlockFolder
+from captum_margin.scale._matrix import SparseRows, pointer_of
 from captum_margin.signal import Graph, as_undirected
 
-__all__ = ["RowShards", "Shards", "SparseRows", "Values"]
+__all__ = ["RowShards", "Shards", "Values"]
 
 Values = Literal["none", "distance", "weight"]
 BLOCK_SIZE = 2**18
-
-
-class SparseRows(NamedTuple):
-    """A block of rows of the weight matrix.
-
-    Args:
-        pointer (Tensor): Where each of n rows starts, and the end; (n + 1,).
-        indices (Tensor): Rows of the whole store, (E_b,), int32 or int64.
-        weights (Tensor, optional): Shape (E_b,), float32; None for ones.
-    """
-
-    pointer: Tensor
-    indices: Tensor
-    weights: Tensor | None
 
 
 class Shards:
@@ -59,6 +46,12 @@ class Shards:
             ``"weight"``.
         width (float, optional): Distances become weights exp(-d² / 2 width²), or ones
             where it is None; see :meth:`EdgeShards.gaussian`.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        ValueError: If it is of the other form, or of another version.
+
+    Cost: opening is free; arrays are mapped, and read where they are used.
     """
 
     _form = ""
@@ -97,12 +90,12 @@ class Shards:
         return order
 
     def to_rows(self, x: Tensor) -> Tensor:
-        """From the order of the samples to that of the rows; (N, ...)."""
+        """``x`` (N, ...) from the order of the samples to that of the rows."""
         order = self.order
         return x if order is None else x[torch.from_numpy(order)]
 
     def to_samples(self, x: Tensor) -> Tensor:
-        """From the order of the rows to that of the samples; (N, ...)."""
+        """``x`` (N, ...) from the order of the rows to that of the samples."""
         order = self.order
         if order is None:
             return x
@@ -117,6 +110,12 @@ class Shards:
     def sparse_rows(self, b: int) -> SparseRows:
         """Block ``b`` of the weight matrix."""
         raise NotImplementedError
+
+    def degrees(self, b: int) -> Tensor | None:
+        """Sums of the weights of the rows of block ``b``, (n,), float64, if kept."""
+        if self.values != "weight" or "degrees" not in self.folder.mark(b)["files"]:
+            return None
+        return torch.from_numpy(self.folder.read(b, "degrees"))
 
     def will_need(self, b: int) -> None:
         """Asks the system to read block ``b`` ahead, if there is one."""
@@ -172,6 +171,11 @@ class Shards:
 
 class RowShards(Shards):
     """k neighbours of each node, on disk: the directed graph a search finds.
+
+    Args:
+        path (str or Path): As in :class:`Shards`.
+
+    Cost: as :class:`Shards`.
 
     >>> import tempfile
     >>> path = tempfile.mkdtemp()
@@ -270,7 +274,7 @@ class RowShards(Shards):
 
         Args:
             path (str or Path): The folder.
-            indices: Neighbours (N, k), -1 for none; an array or tensor.
+            indices (ndarray or Tensor): Neighbours (N, k), -1 for none.
             values (optional): Distances or weights (N, k). Default: None.
             kind (str, optional): What ``values`` are. Default: None, ``"distance"`` if
                 they are given.
@@ -336,10 +340,12 @@ class RowShards(Shards):
                     "infinity or negative ones)"
                 )
             arrays["values"] = kept
+        if self.values == "weight":
+            arrays["degrees"] = kept.sum(axis=1, dtype=np.float64)
         self.folder.write(b, {"missing": int(missing.sum())}, **arrays)
 
     def block(self, b: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Neighbours (n, k), -1 for none, and values (n, k) of a block, mapped.
+        """Neighbours (n, k), -1 for none, and values (n, k) of block ``b``, mapped.
 
         Raises:
             ValueError: If the block is not finished, or a file is missing or changed.
@@ -354,25 +360,19 @@ class RowShards(Shards):
         indices, values = self.block(b)
         flat = torch.from_numpy(indices).flatten()
         weights = None if values is None else self._weights(values.reshape(-1))
-        count = torch.full((len(indices),), self.k)
-        if self.folder.mark(b)["missing"]:
-            there = flat >= 0
-            count = there.view(-1, self.k).sum(dim=1)
-            flat = flat[there]
-            weights = None if weights is None else weights[there]
-        return SparseRows(pointer_of(count), flat, weights)
+        if not self.folder.mark(b)["missing"]:
+            small = torch.int32 if len(flat) < 2**31 else torch.int64
+            pointer = torch.arange(0, len(flat) + 1, self.k, dtype=small)
+            return SparseRows(pointer, flat, weights)
+        there = flat >= 0
+        pointer = pointer_of(there.view(-1, self.k).sum(dim=1))
+        weights = None if weights is None else weights[there]
+        return SparseRows(pointer, flat[there], weights)
 
 
 def index_dtype(n: int) -> type[np.signedinteger[Any]]:
     """The smallest integers that number n rows."""
     return np.int32 if n <= 2**31 - 1 else np.int64
-
-
-def pointer_of(count: Tensor) -> Tensor:
-    """Where rows of these lengths start, and the end; int32 where that suffices."""
-    pointer = torch.zeros(len(count) + 1, dtype=torch.long)
-    torch.cumsum(count, 0, out=pointer[1:])
-    return pointer.to(torch.int32) if int(pointer[-1]) < 2**31 else pointer
 
 
 def versions() -> dict[str, str]:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
+
+from captum_margin.signal._sparse_rows import SparseRows, as_sparse, square_norms
 
 # Kernel values held at once by a block: 64 MiB in float64.
 BLOCK_NUMBERS = 2**23
 
 
 def as_features(x: Tensor, name: str = "features") -> Tensor:
-    """Checked features (N, F), detached, in at least single precision."""
-    if x.is_complex():
+    """Checked features (N, F), detached, in at least single precision; or sparse."""
+    is_sparse = as_sparse(x) is not None
+    if not is_sparse and x.is_complex():
         raise TypeError(f"expected real {name} (got {x.dtype})")
     if x.dim() != 2 or 0 in x.shape:
         raise ValueError(
             f"expected {name} of shape (N, F) with N, F >= 1 (got {tuple(x.shape)}); "
             "flatten each sample to one row"
         )
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    x = x.detach().to(torch.promote_types(dtype, torch.float32))
-    if not bool(x.square().sum().isfinite()):
+    if not is_sparse:
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        x = x.detach().to(torch.promote_types(dtype, torch.float32))
+    if not bool(square_norms(x).sum().isfinite()):
         raise ValueError(
             f"expected finite {name} (got NaN, infinity or numbers whose squares "
             "overflow); clean or rescale them first"
@@ -47,7 +53,13 @@ def check_gamma(gamma: float | None, x: Tensor) -> float:
             raise ValueError(f"expected a finite gamma > 0 (got {gamma})")
         return float(gamma)
     # The mean of |a - b|² over all pairs is exactly twice the total variance.
-    spread = 2 * float(x.to(sum_dtype(x)).var(dim=0, correction=0).sum())
+    rows = as_sparse(x)
+    if rows is None:
+        spread = 2 * float(x.to(sum_dtype(x)).var(dim=0, correction=0).sum())
+    else:
+        rows = rows.double()
+        square = rows.mean(dim=0).square().sum()
+        spread = 2 * float(rows.square_norms().mean() - square)
     return 1 / spread if spread > 0 else 1.0
 
 
@@ -62,6 +74,9 @@ def check_block_size(block_size: int | None, columns: int) -> int:
 
 def distance_blocks(x: Tensor, y: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
     """First row and squared distances |x - y|², (rows, M), of each block of x."""
+    if as_sparse(x) is not None or as_sparse(y) is not None:
+        yield from _sparse_blocks(x, y, rows)
+        return
     centre = y.mean(dim=0)  # smaller numbers, smaller rounding errors
     x, y = x - centre, y - centre
     x_norms, y_norms = x.square().sum(dim=1), y.square().sum(dim=1)
@@ -69,6 +84,22 @@ def distance_blocks(x: Tensor, y: Tensor, rows: int) -> Iterator[tuple[int, Tens
         block = x[start : start + rows]
         square = torch.addmm(y_norms[None], block, y.T, alpha=-2)  # (rows, M)
         square += x_norms[start : start + rows, None]
+        yield start, square.clamp_(min=0)
+
+
+def _sparse_blocks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Tensor]]:
+    """The same of sparse features, in double precision; not centred, which is dense."""
+    x, y = (
+        v.double() if isinstance(v, SparseRows) else SparseRows(csr_array(v.double()))
+        for v in (x, y)
+    )
+    x_norms, y_norms = square_norms(x), square_norms(y)
+    columns = y.tocsr().T.tocsr()
+    for start in range(0, len(x), rows):
+        block = slice(start, start + rows)
+        product = (x.tocsr()[block] @ columns).toarray()
+        square = torch.from_numpy(product).mul_(-2) + y_norms
+        square += x_norms[block, None]
         yield start, square.clamp_(min=0)
 
 

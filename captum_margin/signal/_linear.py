@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.signal._kernel import BLOCK_NUMBERS
+from captum_margin.signal._sparse_rows import centred_product, square_norms
 
 # Penalties that are tried, in units of the largest eigenvalue of the scatter matrix.
 _PENALTIES = [4.0**p for p in range(-7, 3)]
@@ -25,7 +26,7 @@ class LinearVotes:
     one of ``_PENALTIES`` with the smallest leave-one-out error of f.
 
     Args:
-        points (Tensor): Floating, (N, F).
+        points (Tensor): Floating, (N, F); sparse ones are made dense in blocks.
 
     Cost: O(N F² + F³) time once, O(N F C) per call; O(N (F + C)) memory; F is at most
     1,024.
@@ -42,7 +43,7 @@ class LinearVotes:
         values, self.axes = torch.linalg.eigh(scatter)
         # Identical points have no axes, and get the mean of the others.
         eps = torch.finfo(points.dtype).eps
-        least = eps * float(self.points.square().sum()) or 1.0
+        least = eps * float(square_norms(self.points).sum()) or 1.0
         penalties = values[-1].clamp(min=least) * values.new_tensor(_PENALTIES)
         self.inverse = 1 / (values.clamp(min=0)[:, None] + penalties)  # (F, penalties)
         leverage = [
@@ -74,7 +75,9 @@ class LinearVotes:
             for block, centred in self._blocks()
         ]
         if others is not None:
-            parts.append((_narrow(others) - self.centre) @ slopes[best] + mean)
+            parts.append(
+                centred_product(_narrow(others), self.centre, slopes[best]) + mean
+            )
         return torch.cat(parts)
 
     def _votes(
@@ -91,7 +94,7 @@ class LinearVotes:
         rows = max(1, BLOCK_NUMBERS // self.points.size(1))
         for start in range(0, self.points.size(0), rows):
             block = slice(start, start + rows)
-            yield block, self.points[block] - self.centre
+            yield block, self.points[block].to_dense() - self.centre
 
 
 def _narrow(points: Tensor) -> Tensor:
@@ -104,9 +107,10 @@ def _narrow(points: Tensor) -> Tensor:
         return points
     generator = torch.Generator().manual_seed(0)
     narrow = points.new_zeros(points.size(0), _MOST_FEATURES)
-    for columns in points.split(_MOST_FEATURES, dim=1):
+    for start in range(0, width, _MOST_FEATURES):
+        columns = points[:, start : start + _MOST_FEATURES]
         size = (columns.size(1), _MOST_FEATURES)
         draw = torch.randn(size, generator=generator, dtype=torch.float64)
-        narrow += columns @ draw.to(points)
+        narrow += columns @ draw.to(points.device, points.dtype)
     scaled: Tensor = narrow / _MOST_FEATURES**0.5
     return scaled

@@ -19,7 +19,15 @@ _BATCH = 256
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows of norm one, of floating x (N, F); rows of zeros stay zeros.
+    """Rows of norm one; rows of zeros stay zeros.
+
+    Args:
+        x (Tensor): Shape (N, F), floating.
+
+    Returns:
+        Tensor: Of the shape and dtype of ``x``.
+
+    Cost: O(N · F).
 
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).norm(dim=1).tolist()
     [1.0, 0.0]
@@ -75,7 +83,7 @@ def select_covering(
         first in ``candidates``.
 
     Raises:
-        ValueError: If ``points`` has another shape or is not finite, or a number or an
+        ValueError: If ``points`` are not floating, (N, F) and finite, or a number or an
             index is out of its range.
 
     Cost: with T = min(N, ``max_targets``) and M candidates, two passes over T · M · F

@@ -16,7 +16,8 @@ def label_disagreement(labels: Tensor, edge_index: Tensor) -> Tensor:
     .. math:: f(i) = 1 - |\{j \in N_i : y_j = y_i\}| / |N_i|
 
     It is high at nodes whose label their surroundings contradict: wrong labels, and
-    samples at a decision boundary (case studies III and IV of the MARGIN paper).
+    samples at a decision boundary (case studies III and IV of the MARGIN paper,
+    https://arxiv.org/abs/1711.05407).
 
     Args:
         labels (Tensor): Integer or bool labels y of shape (N,).
@@ -63,6 +64,8 @@ def one_hot(labels: Tensor, num_classes: int | None = None) -> Tensor:
     Raises:
         TypeError: If the labels are not integers.
         ValueError: If they are not of shape (N,) or not within [0, C).
+
+    Cost: O(N · C) time and memory.
 
     >>> one_hot(torch.tensor([1, 0])).tolist()
     [[0.0, 1.0], [1.0, 0.0]]

@@ -29,11 +29,11 @@ __all__ = [
 
 
 class Graph(NamedTuple):
-    """An undirected graph as the other steps take it.
+    """An undirected graph as the other steps take it: :func:`as_undirected`.
 
     Args:
         edge_index (Tensor): Shape (2, E), both directions of every edge.
-        edge_weight (Tensor, optional): Shape (E,), non-negative. Default: None (ones).
+        edge_weight (Tensor or None): Shape (E,), non-negative; None for ones.
         num_nodes (int): N, which counts isolated nodes too.
     """
 
@@ -78,7 +78,7 @@ def knn_graph(
         floating. No gradient reaches ``x``.
 
     Raises:
-        TypeError: If ``x`` is complex or ``k`` is no integer.
+        TypeError: If ``x`` is no real tensor or ``k`` no integer.
         ValueError: If ``x`` has another shape, holds NaN or infinity, or has a zero row
             under ``"cosine"``; if an option is unknown or out of its range.
 
@@ -95,12 +95,12 @@ def knn_graph(
         raise ValueError(f"expected metric 'euclidean' or 'cosine' (got {metric!r})")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"expected chunk_size >= 1 (got {chunk_size})")
+    points = _as_points(x)  # (N, F)
     if x.dim() != 2 or 0 in x.shape:
         raise ValueError(
             f"expected features of shape (N, F) with N, F >= 1 (got {tuple(x.shape)}); "
             "flatten each sample to one row, give one number per sample as x[:, None]"
         )
-    points = _as_points(x)  # (N, F)
     if metric == "cosine":
         norms = points.norm(dim=1)
         if not bool(norms.all()):
@@ -152,9 +152,10 @@ def graph_from_neighbors(
         )
     own = torch.arange(len(indices), device=indices.device)[:, None]
     i, slot = ((indices != -1) & (indices != own)).nonzero(as_tuple=True)
-    j, square = indices[i, slot].long(), distances[i, slot].square()
+    j, found = indices[i, slot], distances[i, slot]
+    square = found.square().copysign(found)  # to be refused if it is negative
     check_graph(torch.stack([i, j]), square, len(indices))
-    return _union(i, j, square, distances, weight, bandwidth)
+    return _union(i, j.long(), square, distances, weight, bandwidth)
 
 
 def knn_graph_1d(
@@ -189,12 +190,12 @@ def knn_graph_1d(
     [[2, 2, 0, 1], [0, 1, 2, 2]]
     """
     _check_options(k, weight, bandwidth)
+    points = _as_points(values)
     if values.dim() != 1 or values.numel() == 0:
         raise ValueError(
             f"expected values of shape (N,) with N >= 1 (got {tuple(values.shape)}); "
             "use knn_graph for several features"
         )
-    points = _as_points(values)
     i, j, square = nearest_1d(points, min(k, points.numel() - 1))
     return _union(i, j, square, values, weight, bandwidth)
 
@@ -245,7 +246,7 @@ def to_csr(edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int) -> Te
     Args:
         edge_index (Tensor): Shape (2, E), or an ``EdgeIndex``; fastest if sorted by
             target.
-        edge_weight (Tensor, optional): Shape (E,), None for ones.
+        edge_weight (Tensor or None): Shape (E,), None for ones.
         num_nodes (int): N.
 
     Returns:
@@ -280,7 +281,7 @@ def check_graph(
 
     Args:
         edge_index (Tensor): To be an integer tensor of shape (2, E) within [0, N).
-        edge_weight (Tensor, optional): To be real, finite and non-negative, (E,).
+        edge_weight (Tensor or None): To be real, finite and non-negative, (E,).
         num_nodes (int): N.
         signed (bool, optional): Allow negative weights. Default: False.
 
@@ -289,6 +290,8 @@ def check_graph(
         ValueError: If a shape, an index or a weight is wrong; the message says which.
 
     Cost: one pass over the edges, no copy.
+
+    >>> check_graph(torch.tensor([[0, 1], [1, 0]]), None, 2)
     """
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (
         torch.int64,
@@ -347,11 +350,11 @@ def _check_options(k: int, weight: str, bandwidth: float | None) -> None:
 
 def _as_points(x: Tensor) -> Tensor:
     """The features in the precision in which distances are compared."""
-    if x.is_complex():
-        raise TypeError(f"expected real features (got {x.dtype})")
+    if not isinstance(x, Tensor) or x.is_complex():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"expected a tensor of real features (got {kind})")
     # The mps device has no float64; the screening slack follows the precision.
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    points = x.detach().to(dtype)
+    points = x.detach().to(torch.float32 if x.is_mps else torch.float64)
     if not bool(points.square().sum().isfinite()):
         raise ValueError(
             "expected finite features (got NaN, infinity or numbers whose squares "

@@ -72,8 +72,15 @@ class HighPass(MessagePassing):
             the formula gives, x itself (0 under ``"laplacian"``), so that such nodes
             rank first. ``"zero"``: 0, no neighbourhood and no change against it.
             Default: ``"keep"``.
+        cached (bool, optional): Keep the matrix and the degrees of the first graph,
+            and take them for the graph of every later call, as in
+            :class:`~torch_geometric.nn.GCNConv`; messages (see Cost) are of the graph
+            that is given. ``reset_parameters()`` forgets it. Default: False.
         **kwargs (optional): Arguments of
             :class:`~torch_geometric.nn.conv.MessagePassing`, except another ``aggr``.
+
+    Raises:
+        ValueError: If an option is unknown or out of its range, or ``aggr`` another.
 
     .. note::
         In a mini-batch the rows of the seed nodes are those of the whole graph if the
@@ -106,7 +113,8 @@ class HighPass(MessagePassing):
     Cost: O(p · E · C) time. Without a gradient it is a sparse CSR product: O(E + N · C)
     memory, and about the time of the product itself if ``edge_index`` is sorted by
     target (as this package's graphs are), is a sorted ``EdgeIndex`` or a CSR matrix;
-    otherwise it is sorted first where that pays. With a gradient, for explainers and
+    otherwise it is sorted first where that pays. With ``cached`` that, the checks and
+    the degrees are paid once. With a gradient, for explainers and
     for hooks on messages it is message passing: O(E · C) memory.
     ``support_normalized`` with p > 1 needs the pattern of :math:`A^p`.
 
@@ -122,6 +130,7 @@ class HighPass(MessagePassing):
         *,
         support_normalized: bool = False,
         isolated: Literal["keep", "zero"] = "keep",
+        cached: bool = False,
         **kwargs: Any,
     ) -> None:
         """See the class."""
@@ -142,10 +151,17 @@ class HighPass(MessagePassing):
                 "sum over neighbours is normalised"
             )
         super().__init__(**kwargs)
+        self.cached = cached
+        self._cached_graph: tuple[Tensor, Tensor] | None = None  # CSR matrix, degrees
         self.shift = shift
         self.hops = hops
         self.support_normalized = support_normalized
         self.isolated = isolated
+
+    def reset_parameters(self) -> None:
+        """Forgets a graph that was kept."""
+        super().reset_parameters()
+        self._cached_graph = None
 
     def forward(
         self, x: Tensor, edge_index: Adj, edge_weight: OptTensor = None
@@ -155,7 +171,8 @@ class HighPass(MessagePassing):
         Raises:
             TypeError: If ``x`` is not one floating tensor (two-part graphs have two).
             ValueError: If ``x`` is not (N,) or (N, C) or not finite, or the graph does
-                not fit it (see :func:`~captum_margin.signal.check_graph`).
+                not fit it (see :func:`~captum_margin.signal.check_graph`), or has not
+                the nodes of the graph that was kept.
         """
         _check_signal(x)
         # Half precision cannot count neighbours beyond a few hundred.
@@ -163,8 +180,7 @@ class HighPass(MessagePassing):
         signal = (x if x.dim() == 2 else x.unsqueeze(-1)).to(dtype)  # (N, C)
         if edge_weight is not None:
             edge_weight = edge_weight.to(dtype)
-        adj, edge_weight, equal = self._layout(signal, edge_index, edge_weight)
-        degree = self._degree(adj, edge_weight, equal, signal)  # (N,)
+        adj, edge_weight, degree = self._graph(signal, edge_index, edge_weight)
 
         low = signal
         for _ in range(self.hops):
@@ -216,6 +232,26 @@ class HighPass(MessagePassing):
             out: Tensor = spmm(adj_t, x, reduce="sum")
             return out
 
+    def _graph(
+        self, signal: Tensor, edge_index: Adj, edge_weight: OptTensor
+    ) -> tuple[Adj, OptTensor, Tensor]:
+        """What :meth:`_layout` makes of the graph, and its degrees, or those kept."""
+        kept = self._cached_graph
+        if kept is not None and not self._needs_messages(signal, edge_weight):
+            if len(kept[1]) != len(signal):
+                raise ValueError(
+                    f"expected a signal on the {len(kept[1])} nodes of the graph that "
+                    f"cached=True kept (got {len(signal)}); call reset_parameters() "
+                    "before another graph"
+                )
+            if (kept[1].dtype, kept[1].device) == (signal.dtype, signal.device):
+                return kept[0], None, kept[1]
+        adj, edge_weight, equal = self._layout(signal, edge_index, edge_weight)
+        degree = self._degree(adj, edge_weight, equal, signal)  # (N,)
+        if self.cached and is_torch_sparse_tensor(adj):
+            self._cached_graph = adj, degree
+        return adj, edge_weight, degree
+
     def _layout(
         self, signal: Tensor, edge_index: Adj, edge_weight: OptTensor
     ) -> tuple[Adj, OptTensor, bool]:
@@ -245,7 +281,7 @@ class HighPass(MessagePassing):
             check_graph(edge_index, edge_weight, num_nodes, signed=signed)
         if not messages:
             few = signal.size(1) * self.hops < _PRODUCTS_WORTH_A_SORT
-            sort = signal.is_cuda or not few
+            sort = signal.is_cuda or not few or self.cached
             found = csr_from_edge_index(
                 edge_index, edge_weight, num_nodes, signal.dtype, sort
             )
@@ -304,7 +340,7 @@ class HighPass(MessagePassing):
         return (
             f"{self.__class__.__name__}(shift={self.shift!r}, hops={self.hops}, "
             f"support_normalized={self.support_normalized}, "
-            f"isolated={self.isolated!r})"
+            f"isolated={self.isolated!r}, cached={self.cached})"
         )
 
 

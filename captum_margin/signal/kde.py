@@ -73,7 +73,7 @@ def kernel_density(
             f"expected references of shape (M, F) = (M, {x.size(1)}) "
             f"(got {tuple(r.shape)}); take both from the same layer"
         )
-    r = r.to(x)
+    r = r.to(x.device, x.dtype)
     gamma = check_gamma(gamma, r)
     check_block_size(block_size, r.size(0))
     result = x.new_zeros(x.size(0), dtype=sum_dtype(x))

@@ -36,6 +36,7 @@ from captum_margin.signal._kernel import (
     result_dtype,
     sum_dtype,
 )
+from captum_margin.signal._sparse_rows import centred_product
 from captum_margin.signal.function import _check_labels
 from captum_margin.signal.graph import check_graph, to_csr
 
@@ -130,10 +131,7 @@ def leave_neighborhood_out_mmd(
     gamma = check_gamma(gamma, x)
     frequencies = None
     if estimate == "features":
-        generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
-        size = (x.size(1), n_features // 2)
-        draw = torch.randn(size, generator=generator, dtype=torch.float64)
-        frequencies = (draw * (2 * gamma) ** 0.5).to(x)
+        frequencies = random_frequencies(x, gamma, n_features, seed)
 
     def function(x: Tensor, edge_index: Tensor) -> Tensor:
         if frequencies is not None:
@@ -143,10 +141,19 @@ def leave_neighborhood_out_mmd(
             sums = _kernel_sums(x, edge_index, gamma, block_size, within)
         return _printed(sums) if estimate == "paper" else _mmd(sums)
 
-    result = x.new_empty(x.size(0), dtype=sum_dtype(x))
+    result = x.new_zeros(x.size(0), dtype=sum_dtype(x))
     for nodes, edges in _classes(edge_index.long(), labels, x.size(0)):
         result[nodes] = function(x[nodes], _with_self_loops(edges, nodes.numel()))
     return result.to(result_dtype(features))
+
+
+def random_frequencies(x: Tensor, gamma: float, n_features: int, seed: int) -> Tensor:
+    """Of random Fourier features of the kernel, (F, D / 2)."""
+    generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+    size = (x.size(1), n_features // 2)
+    draw = torch.randn(size, generator=generator, dtype=torch.float64)
+    frequencies: Tensor = (draw * (2 * gamma) ** 0.5).to(x.device, x.dtype)
+    return frequencies
 
 
 def _mmd(sums: _Sums) -> Tensor:
@@ -213,9 +220,9 @@ def _feature_sums(
     adj = to_csr(edge_index, torch.ones_like(edge_index[0], dtype=x.dtype), n)
     square = x.new_zeros(n, dtype=sum_dtype(x))
     own = torch.zeros_like(square)
-    x = x - x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
     for start in range(0, half, step):
-        phase = x @ frequencies[:, start : start + step]
+        phase = centred_product(x, centre, frequencies[:, start : start + step])
         feature = torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5
         left = feature.sum(dim=0) - adj @ feature
         square += left.square().sum(dim=1)

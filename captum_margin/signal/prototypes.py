@@ -154,7 +154,8 @@ def select_criticisms(
     """Samples that prototypes do not stand for: unlike the rest and their neighbours.
 
     Those of the highest influence of :func:`leave_neighborhood_out_mmd` from above: the
-    function exceeds that of the neighbourhood.
+    function exceeds that of the neighbourhood (case study I of MARGIN,
+    https://arxiv.org/abs/1711.05407).
 
     Args:
         features (Tensor): Shape (N, F), floating, integer or bool.

@@ -51,6 +51,8 @@ def top(scores: Tensor, n: int) -> Tensor:
     Raises:
         ValueError: As :func:`rank`, or if ``n`` is negative.
 
+    Cost: O(N log N).
+
     >>> top(torch.tensor([0.5, 2.0, 0.5]), 2).tolist()
     [1, 0]
     """
@@ -74,6 +76,8 @@ def lowest_share(scores: Tensor, share: float) -> Tensor:
 
     Raises:
         ValueError: As :func:`rank`, or if ``share`` is out of its range.
+
+    Cost: O(N log N).
 
     >>> lowest_share(torch.tensor([0.5, 2.0, 0.1, 0.5]), 0.5).tolist()
     [2, 0]

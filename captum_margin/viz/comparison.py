@@ -62,14 +62,15 @@ def visualize_comparison(
         std (Sequence[float] or float, optional): Standard deviation the image was
             normalised with. Without ``mean`` and ``std``, a floating-point image with
             values outside [0, 1] is stretched to [0, 1]. Default: None
-        sign (str): Evidence to show: ``"positive"``, ``"negative"``,
+        sign (str, optional): Evidence to show: ``"positive"``, ``"negative"``,
             ``"absolute_value"`` or ``"all"``. Default: ``"positive"``
-        outlier_perc (float): Share of the total attribution, in percent, in the
-            strongest pixels that is clipped to the end of the colour scale, at least 0
-            and under 100. Default: 2
+        outlier_perc (float, optional): Share of the total attribution, in percent, in
+            the strongest pixels that is clipped to the end of the colour scale, at
+            least 0 and under 100. Default: 2
         cmap (str or Colormap, optional): Colours of the maps. Default: None, which is
             ``"inferno"``, and ``"RdBu_r"`` (red for, blue against) with ``sign="all"``
-        alpha_overlay (float): Opacity of the map over the image, 0 to 1. Default: 0.5
+        alpha_overlay (float, optional): Opacity of the map over the image, 0 to 1.
+            Default: 0.5
         title (str, optional): Title of the figure. Default: None
 
     Returns:
@@ -79,10 +80,10 @@ def visualize_comparison(
     Raises:
         TypeError: If an image or map is neither a tensor nor an array.
         ValueError: If a shape does not fit, a value is NaN or infinite, there is no
-            map, ``sign`` or ``outlier_perc`` is out of range, or a name in ``curves``
-            has no map.
+            map, ``sign``, ``outlier_perc`` or ``alpha_overlay`` is out of range, or a
+            name in ``curves`` has no map.
 
-    Time and memory are those of drawing: about 0.1 s a row.
+    Cost: that of drawing, about 0.1 s a row.
 
     Example:
         >>> import torch

@@ -17,13 +17,13 @@ SOFTMAX = "the model's outputs are probabilities"
 
 def test_kind():
     assert issubclass(CoalitionPerturbation, PerturbationAttribution)
-    explainer = CoalitionPerturbation(conv())
+    x, _, model = thin()
+    explainer = CoalitionPerturbation(model)
     assert explainer.multiplies_by_inputs is False
     assert not explainer.has_convergence_delta()
     with pytest.raises(NotImplementedError):
         explainer.attribute_future()
     for other in (copy.deepcopy(explainer), pickle.loads(pickle.dumps(explainer))):
-        x, _, _ = thin()
         expected = explainer.attribute(x, target=0, **FEW)
         assert torch.equal(other.attribute(x, target=0, **FEW), expected)
 
@@ -51,7 +51,7 @@ def test_coalitions_of_many_pixels_in_half_precision(dtype):
     x = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     mask = torch.zeros(1, 1, 40, 40, dtype=torch.long)
     _, details = attribute(
-        lambda y: y.sum(dim=(1, 2, 3)).float(), x, feature_mask=mask, n_steps=3,
+        lambda y: y.float().square().sum((1, 2, 3)), x, feature_mask=mask, n_steps=3,
         return_details=True, confidence_weight=0.0, mask_size=1, learning_rate=0.1,
         coalition_weight=1.0,
     )  # fmt: skip
@@ -65,8 +65,8 @@ def test_coalitions_of_many_pixels_in_half_precision(dtype):
         (1, [1, 1]),
         (torch.tensor(2), [2, 2]),
         (torch.tensor([2]), [2, 2]),
-        (torch.tensor([3, 0]), [3, 0]),
-        ([3, 0], [3, 0]),
+        (torch.tensor([2, 0]), [2, 0]),
+        ([2, 0], [2, 0]),
     ],
 )
 def test_targets(target, rows):
@@ -189,8 +189,8 @@ class Pooled(nn.Module):
 
 def test_an_even_image_has_nothing_to_keep():
     x = torch.full((1, 3, 16, 16), 0.4, dtype=torch.float64)
-    maps = attribute(conv(), x, target=0, n_steps=60)
-    assert maps.std() < 0.02 and maps.max() < 0.5
+    with pytest.warns(UserWarning, match="nothing has to be kept"):
+        assert not attribute(conv(), x, target=0).any()
 
 
 def explain(x=None, model=None, **options):
@@ -202,6 +202,11 @@ def explain(x=None, model=None, **options):
 def scores(function):
     """A model whose coalitions are given, and the mask they are given by."""
     return {"model": function, "feature_mask": torch.zeros(1, 1, 12, 10).long()}
+
+
+def rough(x):
+    """No gradient of the root at 0, where a sum of squares falls."""
+    return x.square().sum((1, 2, 3)) + (0 * x).sum((1, 2, 3)).sqrt()
 
 
 NAN = torch.full((1, 3, 8, 8), torch.nan)
@@ -248,7 +253,7 @@ ERRORS = [
         "have a gradient",
     ),
     (
-        lambda: explain(**scores(lambda x: (x * 0).sum((1, 2, 3)).sqrt()), target=None),
+        lambda: explain(**scores(rough), target=None),
         ValueError,
         "finite gradients",
     ),
@@ -286,8 +291,9 @@ def test_a_score_that_never_changes():
         return bias.expand(len(x))
 
     x, mask, _ = thin()
-    maps = attribute(constant, x, feature_mask=mask, n_steps=60)
-    assert maps.std() < 0.02 and bias.grad is None
+    with pytest.warns(UserWarning, match="2 of 2 images"):
+        maps = attribute(constant, x, feature_mask=mask)
+    assert not maps.any() and bias.grad is None
 
 
 @pytest.mark.gpu

@@ -139,9 +139,9 @@ def test_target_forms():
         (torch.tensor([1, 2, 3]), AssertionError),
         (torch.tensor([[1], [1]]), AssertionError),
         ((9999,) * 20, AssertionError),
-        (4, IndexError),
-        (-5, IndexError),
-        ([0, 4], (IndexError, RuntimeError)),
+        (4, ValueError),
+        (-5, ValueError),
+        ([0, 4], ValueError),
     ],
 )
 def test_wrong_targets(target, error):

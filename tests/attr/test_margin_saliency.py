@@ -7,6 +7,7 @@ import torch
 from captum_margin.attr import MarginSaliency, _union_form
 from captum_margin.attr._focused_unions import FocusedUnions
 from captum_margin.attr._tent_unions import TentUnions, coarse_shape
+from captum_margin.attr._window_unions import WindowUnions
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 from tests.reference.margin_listings import high_pass, knn_weights
@@ -46,7 +47,12 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
     (masks,) = domain.masks(torch.arange(len(domain)))
     scores = [score(reference.masked(image, baseline, mask)) for mask in masks.numpy()]
     np.testing.assert_allclose(stage.scores, scores, **EXACT)
-    presence, sizes = domain.presence.numpy(), domain.sizes.numpy()
+    presence = domain.presence.numpy()
+    if isinstance(domain, WindowUnions):
+        lost = score(image) - np.array(scores)
+        np.testing.assert_allclose(stage.influence, lost**2, rtol=1e-7, atol=1e-16)
+        return reference.window_evidence(scores, score(image), presence)
+    sizes = domain.sizes.numpy()
     weights = knn_weights(sizes[:, None], n_neighbors)
     filtered = high_pass(weights, np.array(scores), "random_walk")
     np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-7, atol=1e-16)
@@ -56,15 +62,18 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
 
 
 @pytest.mark.parametrize("size", [(80, 64), (16, 24)])
-def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
+@pytest.mark.parametrize("first", [TentUnions, WindowUnions])
+def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
     monkeypatch.setattr(_union_form, "_MIN_UNIONS", 75)
-    monkeypatch.setattr(_union_form, "_MIN_LATER", 20)
+    if first is TentUnions:
+        monkeypatch.setattr(_union_form, "_MIN_TENTS", 75)
+        counts = [39, 18, 18]
+    else:
+        n_windows = {(80, 64): 5 * 5, (16, 24): 4 * 6}[size]
+        counts = [n_windows, 25 + (75 - n_windows) % 2, 25]
     image, model = models.images(1, 3, *size), models.conv(seed=5)
     found, details = explain_one(model, image, 1, n_evaluations=76, seed=7)
     stages, score = details.stages[0], numpy_score(model, 1)
-    weights = _union_form._LATER_WEIGHTS
-    n_later = 20  # more than a quarter, less than a third of 75
-    counts = [75 - n_later * len(weights)] + [n_later] * len(weights)
     assert [len(stage.scores) for stage in stages] == counts
     pixels = image[0].numpy()
     share = _union_form._NEIGHBOR_SHARE
@@ -78,17 +87,20 @@ def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
         ).flatten()
         for part in parts
     ]
-    drawn = reference.rounds(parts[0], parts[1:], weights)
+    drawn = reference.rounds(parts[0], parts[1:], _union_form._LATER_WEIGHTS)
     coarse = drawn[-1].reshape(coarse_shape(size))
     np.testing.assert_allclose(found, reference.enlarged(coarse, size), **DERIVED)
 
     # The unions come from the seed, those of a later round from the map before it.
     generator = torch.Generator().manual_seed(7)
-    tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
-    assert torch.equal(tents.presence, stages[0].domain.presence)
+    if first is TentUnions:
+        tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
+        assert torch.equal(tents.presence, stages[0].domain.presence)
+    else:
+        assert isinstance(stages[0].domain, WindowUnions)
     for stage, before in zip(stages[1:], drawn[:-1], strict=True):
         focus = torch.from_numpy(before)
-        focused = FocusedUnions(focus, n_later, size, generator)
+        focused = FocusedUnions(focus, len(stage.scores), size, generator)
         torch.testing.assert_close(focused.presence, stage.domain.presence, **DERIVED)
 
 
@@ -96,10 +108,12 @@ def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
     ("n_evaluations", "rounds"),
     [
         (150, [149]),
-        (151, [50, 50, 50]),
-        (200, [67, 66, 66]),
-        (300, [119, 90, 90]),
+        (151, [7 * 7, 51, 50]),
+        (200, [8 * 8, 68, 67]),
+        (300, [9 * 11, 100, 100]),
+        (399, [11 * 12, 133, 133]),
         (400, [201, 99, 99]),
+        (406, [203, 101, 101]),
     ],
 )
 def test_rounds_share_the_budget(n_evaluations, rounds):

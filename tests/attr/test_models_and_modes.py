@@ -63,7 +63,8 @@ def representative(model, x, target=1, layer=None, **options):
 
 
 def coalition(model, x, layer=None, **options):
-    options = {"target": 1, "n_steps": 12, "n_coalitions": 4, **options}
+    # Class 0: of class 1 the net sees more in the mean colour, and nothing is kept.
+    options = {"target": 0, "n_steps": 30, "n_coalitions": 4, **options}
     return CoalitionPerturbation(model, layer).attribute(x, **options)
 
 

@@ -169,7 +169,7 @@ ERRORS = [
     (lambda x: fit(x, lambda y: {"logits": y}), TypeError, "tensor"),
     (lambda x: attribute(spoilt(x)), ValueError, "finite"),
     (lambda x: attribute(x, None), AssertionError, "Target"),
-    (lambda x: attribute(x, 3), IndexError, "3"),
+    (lambda x: attribute(x, 3), ValueError, "from 0 to 2 .got 3"),
     (lambda x: case("conv").explainer.interpret(x[:2]), ValueError, "one example"),
     (lambda x: case("conv").explainer.bank(0), ValueError, "n_per_class"),
     (lambda x: pooled(x).attribute(x[..., 1:], 0), ValueError, "of shape"),

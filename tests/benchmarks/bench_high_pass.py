@@ -6,8 +6,9 @@
 
 The methods take turns within each repeat, so that a busy machine slows all of them;
 medians over the repeats and their ratios to scipy.sparse and to PyTorch Geometric's
-SimpleConv are written as JSON. "prepare" is what a method does once per graph,
-"apply" what it does per signal, "first" the sum. Everything is float32.
+SimpleConv are written as JSON, in wall time and in CPU time, which other processes
+disturb less. "prepare" is what a method does once per graph, "apply" what it does per
+signal; the cached layers have met the graph in the first round. Everything is float32.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ def random_edges(
     return by_target, by_target[:, order]
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
+def timed(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
@@ -92,6 +93,7 @@ def main() -> None:
     index = EdgeIndex(by_target, sparse_size=(n, n), sort_order="col")
     index.get_csc()
     layer, operator, simple = HighPass(), HighPass("adjacency"), SimpleConv()
+    kept, kept_weighted = HighPass(cached=True), HighPass(cached=True)
 
     prepare = {
         "scipy CSR from shuffled edges": lambda: scipy.sparse.csr_array(
@@ -117,7 +119,7 @@ def main() -> None:
             "torch_geometric": torch_geometric.__version__,
         },
         "prepare_seconds": {
-            name: statistics.median(timed(call, device) for _ in range(3))
+            name: statistics.median(timed(call, device)[0] for _ in range(3))
             for name, call in prepare.items()
         },
         "apply": {},
@@ -137,6 +139,10 @@ def main() -> None:
             "SimpleConv, CSR": lambda x=x: simple(x, csr),
             "HighPass, CSR": lambda s=signal: layer(s, csr),
             "HighPass, weighted CSR": lambda s=signal: layer(s, weighted),
+            "HighPass(cached=True), edge_index": lambda s=signal: kept(s, by_target),
+            "HighPass(cached=True), weighted edge_index": (
+                lambda s=signal: kept_weighted(s, by_target, weight)
+            ),
             "HighPass('adjacency'), weighted CSR": lambda s=signal: operator(
                 s, weighted
             ),
@@ -148,13 +154,16 @@ def main() -> None:
             ),
         }
         seconds: dict[str, list[float]] = {name: [] for name in methods}
+        busy: dict[str, list[float]] = {name: [] for name in methods}
         with torch.no_grad():
             for repeat in range(args.repeats + 1):
                 for name, call in methods.items():
-                    took = timed(call, device)
+                    wall, cpu = timed(call, device)
                     if repeat:  # the first round warms up
-                        seconds[name].append(took)
+                        seconds[name].append(wall)
+                        busy[name].append(cpu)
         median = {name: statistics.median(took) for name, took in seconds.items()}
+        cpus = {name: statistics.median(took) for name, took in busy.items()}
         record["apply"][f"{channels} channels"] = {
             name: {
                 "median_seconds": round(median[name], 5),
@@ -163,6 +172,9 @@ def main() -> None:
                 ],
                 "of_scipy": round(median[name] / median[SCIPY], 3),
                 "of_simple_conv": round(median[name] / median[SIMPLE], 3),
+                "median_cpu_seconds": round(cpus[name], 5),
+                "cpu_of_scipy": round(cpus[name] / cpus[SCIPY], 3),
+                "cpu_of_simple_conv": round(cpus[name] / cpus[SIMPLE], 3),
             }
             for name, took in seconds.items()
         }
@@ -175,6 +187,8 @@ def main() -> None:
                 f"  {name:40s} {result['median_seconds']:8.4f} s"
                 f"  {result['of_scipy']:7.2f} x scipy"
                 f"  {result['of_simple_conv']:7.2f} x SimpleConv"
+                f"  (CPU {result['cpu_of_scipy']:.2f}, "
+                f"{result['cpu_of_simple_conv']:.2f})"
             )
     print({name: round(took, 3) for name, took in record["prepare_seconds"].items()})
 

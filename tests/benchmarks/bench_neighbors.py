@@ -6,9 +6,9 @@
 Features as of scale_data, 128 of them, k = 15, wanted recall 0.95. Every run has a
 process of its own and one thread; seconds are those of the CPU. "first" is with what a
 library does once in a process (pynndescent compiles itself), "seconds" is without.
-Recall is measured on the same 1,000 rows; "cells_985" asks for 0.985. "steps" go from
-neighbours to a ranking, "label_noise" from a memory map to one. Runs that the result
-file holds already are not repeated (--anew).
+Recall is measured on the same 1,000 rows; "faiss_equal" asks for what pynndescent found
+there, rounded up to 0.001. "steps" go from neighbours to a ranking, "label_noise" from
+a memory map to one. Runs that the result file holds already are not repeated (--anew).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -33,12 +34,15 @@ from tests.benchmarks.machine import machine
 RESULT = Path(__file__).parent / "results" / "neighbors.json"
 K, WIDTH, RECALL, SEED = 15, 128, 0.95, 0
 SIZES = (10_000, 100_000, 1_000_000)
-LIMITS = {"exact": 100_000, "sklearn": 100_000}
-METHODS = ("cells", "cells_985", "exact", "faiss", "pynndescent", "sklearn")
+LIMITS = {"exact": 100_000, "faiss_equal": 100_000, "sklearn": 10_000}
+STEPS = ("steps", "label_noise")
+METHODS = ("faiss", "pynndescent", "faiss_equal", "exact", "sklearn", *STEPS)
 PACKAGES = ("torch", "numpy", "faiss-cpu", "pynndescent", "scikit-learn")
 
 
-def searches(method: str) -> Callable[[Any, int], tuple[torch.Tensor, torch.Tensor]]:
+def searches(
+    method: str, recall: float
+) -> Callable[[Any, int], tuple[torch.Tensor, torch.Tensor]]:
     from captum_margin import neighbors
 
     if method == "sklearn":
@@ -47,10 +51,7 @@ def searches(method: str) -> Callable[[Any, int], tuple[torch.Tensor, torch.Tens
         return neighbors.ExactSearch()
     if method == "pynndescent":
         return neighbors.PyNNDescentSearch(seed=SEED)
-    if method == "cells_985":  # about what pynndescent finds
-        return neighbors.CellSearch(recall=0.985, seed=SEED)
-    kind = {"cells": neighbors.CellSearch, "faiss": neighbors.FaissSearch}[method]
-    return kind(recall=RECALL, seed=SEED)
+    return neighbors.FaissSearch(recall=recall, seed=SEED)
 
 
 def _sklearn(x: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,13 +61,13 @@ def _sklearn(x: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(index), torch.from_numpy(distance)
 
 
-def run(method: str, folder: Path) -> dict[str, float]:
+def run(method: str, folder: Path, wanted: float) -> dict[str, float]:
     """One search, in a process of its own."""
     from captum_margin.neighbors import recall_at_k
 
     torch.set_num_threads(1)
     x = np.load(folder / "features.npy", mmap_mode="r")
-    search = searches(method)
+    search = searches(method, wanted)
     first = time.process_time()
     search(np.array(x[:2000]), K)  # compiles what must be compiled
     start = time.process_time()
@@ -74,7 +75,7 @@ def run(method: str, folder: Path) -> dict[str, float]:
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     recall = recall_at_k(x, indices, seed=7)
-    if method == "cells":
+    if method == "faiss":
         np.save(folder / "indices.npy", indices.to(torch.int32).numpy())
         np.save(folder / "distances.npy", distances.numpy())
     return {
@@ -143,10 +144,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--one", help="internal: one run, printed as JSON")
+    parser.add_argument("--recall", type=float, default=RECALL, help="internal")
     args = parser.parse_args()
     if args.one:
         other = {"steps": steps, "label_noise": label_noise}.get(args.one)
-        found = other(args.folder) if other else run(args.one, args.folder)
+        wanted = args.recall
+        found = other(args.folder) if other else run(args.one, args.folder, wanted)
         print(json.dumps(found))
         return
     from tests.benchmarks.scale_data import make
@@ -158,11 +161,14 @@ def main() -> None:
         folder = args.folder / str(n)
         make(folder, n, WIDTH, SEED)
         at = results.setdefault(str(n), {})
-        for method in (*args.methods, "steps", "label_noise"):
+        for method in args.methods:
             if method in at or n > LIMITS.get(method, n):
                 continue
             command = [sys.executable, "-m", "tests.benchmarks.bench_neighbors"]
             command += ["--folder", str(folder), "--one", method]
+            if method == "faiss_equal":
+                wanted = math.ceil(1000 * at["pynndescent"]["recall"]) / 1000
+                command += ["--recall", str(wanted)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"{n:>9,} {method}: {done.stderr.strip().splitlines()[-1]}")

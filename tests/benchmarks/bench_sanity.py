@@ -1,8 +1,11 @@
 """Whether maps depend on what the network learnt (Adebayo et al., NeurIPS 2018).
 
-Parameters: SqueezeNet's layers are initialised anew, from the top down, and the map of
-the same image and class is compared with that of the trained network. The last stage
-is the whole network. Photographs take turns with two draws of the weights.
+Parameters: SqueezeNet's layers are initialised anew, the classifier or all, and the map
+of the same image and class is compared with that of the trained network. Photographs
+take turns with two draws of the weights. A random network has no reason to see that
+class, and CoalitionPerturbation keeps nothing of an image for a class whose score is no
+lower without it; "own class" are its maps of the class that the random network predicts
+itself, compared with the trained network's map of its own class.
 
 Labels: a small net is trained on MNIST with its labels, and one with its labels
 permuted, until it knows them by heart; their maps of test digits are compared.
@@ -11,7 +14,8 @@ High similarity means a map that shows the image and not the network. It is read
 two baselines: maps of the same network, image and class with another seed of the
 method (how high it can be), and maps of two different images (how high it is between
 maps that have nothing in common but the method's habits). For the labels, a second net
-trained with true labels is a third.
+trained with true labels is a third, and correlations are also taken on the ink alone:
+maps that are zero off it, such as an input times its gradient, agree there anyway.
 
 Resumable: maps are kept in ``--cache`` as soon as they are made. What is there in the
 end is gathered into the JSON and printed; ``--report`` does this alone.
@@ -54,7 +58,11 @@ from .sanity_methods import (
 SIMILARITIES = ("absolute", "signed", "ssim")
 N_DIGITS, N_TRAIN = 40, 3000
 N_DRAWS = 2  # of random weights
-REPRESENTATIVE = "RepresentativeInterpretation"
+N_OTHERS = 11  # images that each image's map is compared with
+REPRESENTATIVE, COALITION = "RepresentativeInterpretation", "CoalitionPerturbation"
+OWN_CLASS = "all, own class"
+SHORT = {"other seed": DRAWING, OWN_CLASS: (COALITION,)}  # other states: all methods
+STATES = ("trained", "other seed", *STAGES, OWN_CLASS)
 
 
 def run_parameters(data: Path, cache: Path, count: int) -> None:
@@ -65,19 +73,20 @@ def run_parameters(data: Path, cache: Path, count: int) -> None:
     fitted: dict[str, dict[int, object]] = {}  # of every network
     for number, path in enumerate(names[2::25][:count]):
         image = load_image(path)
-        with torch.no_grad():
-            target = int(trained(image).argmax())
-        for state in ("trained", "other seed", *STAGES):
+        for state in STATES:
             kept = cache / f"photograph.{path.stem}.{state}.npz"
             if kept.exists():
                 continue
-            own = state in ("trained", "other seed")
-            draw = number % N_DRAWS
-            model = trained if own else randomised(trained, state, seed=draw)
+            learnt, draw = state in ("trained", "other seed"), number % N_DRAWS
+            stage = "all" if state == OWN_CLASS else state
+            model = trained if learnt else randomised(trained, stage, seed=draw)
+            with torch.no_grad():
+                sees = model if state == OWN_CLASS else trained
+                target = int(sees(image).argmax())
             seed = 1 if state == "other seed" else 0
-            shared = fitted.setdefault("trained" if own else f"{state} {draw}", {})
+            shared = fitted.setdefault("trained" if learnt else f"{stage} {draw}", {})
             case = Case(model, image, [target], seed, references, 48, shared)
-            make_maps(case, kept, DRAWING if state == "other seed" else METHODS)
+            make_maps(case, kept, SHORT.get(state, tuple(METHODS)))
         print(path.stem, flush=True)
 
 
@@ -116,7 +125,7 @@ def run_labels(data: Path, cache: Path) -> None:
         if not kept.exists():
             seed = 1 if state == "other seed" else 0
             case = Case(net, tests[:N_DIGITS], targets, seed, images[:1000], 6, {})
-            make_maps(case, kept, DRAWING if state == "other seed" else METHODS)
+            make_maps(case, kept, SHORT.get(state, tuple(METHODS)))
 
 
 def as_images(values: np.ndarray) -> Tensor:
@@ -124,10 +133,12 @@ def as_images(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).float()[:, None] / 255
 
 
-def make_maps(case: Case, kept: Path, names: Any) -> None:
-    """Writes every method's maps of a case to one file."""
-    maps = {name: METHODS[name](case).numpy() for name in names}
-    np.savez_compressed(kept, **maps, own_boundary=own_boundary(case))
+def make_maps(case: Case, kept: Path, names: tuple[str, ...]) -> None:
+    """Writes the methods' maps of a case to one file."""
+    arrays: dict[str, Any] = {name: METHODS[name](case).numpy() for name in names}
+    if REPRESENTATIVE in names:
+        arrays["own_boundary"] = own_boundary(case)
+    np.savez_compressed(kept, **arrays)
 
 
 def load_maps(cache: Path, kind: str) -> dict[str, dict[str, dict[str, np.ndarray]]]:
@@ -137,54 +148,72 @@ def load_maps(cache: Path, kind: str) -> dict[str, dict[str, dict[str, np.ndarra
         _, stem, state, _ = path.name.split(".")
         with np.load(path) as maps:
             arrays = dict(maps)
-        for row in range(len(arrays["own_boundary"])):
+        for row in range(len(next(iter(arrays.values())))):
             maps_of = {name: values[row] for name, values in arrays.items()}
             found.setdefault(f"{stem} {row:03d}", {})[state] = maps_of
     return found
 
 
 def compare(
-    found: dict[str, dict[str, dict[str, np.ndarray]]], states: list[str]
+    found: dict[str, dict[str, dict[str, np.ndarray]]],
+    states: tuple[str, ...],
+    inks: list[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Mean similarities to the trained network's map, method by method."""
     rows: dict[str, Any] = {}
     complete = [of for of in found.values() if set(states) <= set(of)]
-    shifted = complete[1:] + complete[:1]  # each image's other image: the next one
+    twice = complete + complete
+    where: list[np.ndarray | None] = list(inks) if inks else [None] * len(complete)
+    others = [twice[n + 1 : n + 1 + N_OTHERS] for n in range(len(complete))]
     for name in METHODS:
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
-            "other image": [
-                (one["trained"][name], other["trained"][name])
-                for one, other in zip(complete, shifted, strict=True)
-            ]
+        of_trained = [of["trained"][name] for of in complete]
+        # What each image's map is compared with, one map or several.
+        against: dict[str, list[list[np.ndarray]]] = {
+            "other image": [[of["trained"][name] for of in among] for among in others]
         }
         for state in states:
             if state != "trained" and name in complete[0][state]:
-                pairs[state] = [
-                    (of["trained"][name], of[state][name]) for of in complete
-                ]
+                against[state] = [[of[state][name]] for of in complete]
+        if OWN_CLASS in against:
+            against[f"{OWN_CLASS}, other image"] = [
+                [of[OWN_CLASS][name] for of in among] for among in others
+            ]
         rows[name] = {}
-        for against, maps in pairs.items():
-            values = [similarity(*pair) for pair in maps]
+        for state, maps in against.items():
+            values = [
+                mean_similarity(one, many, ink)
+                for one, many, ink in zip(of_trained, maps, where, strict=True)
+            ]
             cells: dict[str, Any] = {
                 key: mean_and_error([value[key] for value in values])
-                for key in SIMILARITIES
+                for key in values[0]
+                if key != "constant"
             }
-            cells["constant_maps"] = int(sum(value["constant"] for value in values))
-            if name == REPRESENTATIVE and against != "other image":
+            cells["constant_maps"] = sum(value["constant"] > 0 for value in values)
+            if name == REPRESENTATIVE and state in states:
                 cells["own_boundary"] = int(
-                    sum(bool(of[against]["own_boundary"]) for of in complete)
+                    sum(bool(of[state]["own_boundary"]) for of in complete)
                 )
-            rows[name][against] = cells
+            rows[name][state] = cells
     return {"images": len(complete), "methods": rows}
+
+
+def mean_similarity(
+    one: np.ndarray, many: list[np.ndarray], ink: np.ndarray | None
+) -> dict[str, float]:
+    """Of a map with several."""
+    found = [similarity(one, other, ink) for other in many]
+    return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
 
 
 def report(cache: Path, out: Path) -> None:
     """Writes the JSON and prints the tables."""
-    parameters = compare(
-        load_maps(cache, "photograph"), ["trained", "other seed", *STAGES]
-    )
+    parameters = compare(load_maps(cache, "photograph"), STATES)
+    digits = np.load(Path(os.environ["CAPTUM_MARGIN_DATA"]) / "mnist_test.npz")
     labels = compare(
-        load_maps(cache, "digits"), ["trained", "other seed", "other net", "permuted"]
+        load_maps(cache, "digits"),
+        ("trained", "other seed", "other net", "permuted"),
+        [image > 0 for image in digits["images"][:N_DIGITS]],
     )
     labels["nets"] = json.loads((cache / "digit_nets.json").read_text())
     settings = {
@@ -192,20 +221,23 @@ def report(cache: Path, out: Path) -> None:
         f"--photographs {parameters['images']}",
         "seed": 0,
         "model": "squeezenet1_0, ImageNet weights: trunk bfloat16, classifier float32",
-        "randomised": "torchvision's initialisation, from the top of the network down",
+        "randomised": "torchvision's initialisation",
         "stages": STAGES,
         "target": "the class that the trained network predicts, for all networks",
+        OWN_CLASS: "all weights random, the class that this network predicts",
         "MarginSaliency": "n_evaluations=200",
         "RepresentativeInterpretation": "fitted anew to each network: 50 photographs, "
         "1000 training digits; own_boundary counts maps without a shared polytope; as "
         "all 50 photographs are boundaries, the seed changes nothing there",
-        "constant_maps": "maps without ranks (dead units, saturated softmax): counted "
-        "as similar to nothing, 0",
+        "other image": f"mean over {N_OTHERS} other images",
+        "constant_maps": "maps without ranks (dead units, saturated softmax, nothing "
+        "that has to be kept): counted as similar to nothing, 0",
         "IntegratedGradients": "25 steps from 0, summed over channels",
         "Occlusion": "windows of 48 (digits: 6) pixels, half a window a step",
         "absolute": "Spearman correlation of absolute maps",
         "signed": "Spearman correlation of maps",
         "ssim": "of absolute maps scaled to [0, 1]",
+        "on_ink": "as absolute, at pixels above 0 (of two digits: of the first)",
         "digits": f"{N_TRAIN} training images, {N_DIGITS} test images explained",
         "versions": versions(),
         "machine": machine(),
@@ -214,14 +246,14 @@ def report(cache: Path, out: Path) -> None:
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(record, indent=1))
     for title, table in (("photographs", parameters), ("digits", labels)):
-        for key in SIMILARITIES:
+        for key in (*SIMILARITIES, *(["on_ink"] if table is labels else [])):
             print(f"\n{table['images']} {title}, {key}\n")
             print_table(table["methods"], key)
 
 
 def print_table(rows: dict[str, Any], key: str) -> None:
     """One similarity, a row for each method."""
-    columns = list(rows[REPRESENTATIVE])
+    columns = list(rows[COALITION])
     print("| method | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
     for name, row in rows.items():
@@ -229,7 +261,7 @@ def print_table(rows: dict[str, Any], key: str) -> None:
         cells = [
             f"{row[c][key]['mean']:.2f} ± {row[c][key]['standard_error']:.2f}"
             if c in row
-            else "1 (no seed)"
+            else ("1 (no seed)" if c == "other seed" else "")
             for c in columns
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
@@ -239,7 +271,7 @@ def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--photographs", type=int, default=10)
+    parser.add_argument("--photographs", type=int, default=12)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "sanity.json")
     arguments = parser.parse_args()

@@ -7,28 +7,28 @@
 
 "run": N x 64 features like embeddings with 10% wrong labels (scale_data), audited by
 scale.label_noise with k = 15, in one thread; a run that was killed goes on, and the
-CPU times of its parts add up. Recall of the neighbours (400 rows), of the wrong labels
+CPU times of its parts add up. Recall of the neighbours (500 rows), of the wrong labels
 when as many samples are checked as are wrong; the same by label disagreement, and by
 the disagreement of the samples' order at random (the base rate).
 
 "filter": one hop against a product of the same matrix in memory (torch CSR), and
-against reading the files, in the same run: neighbours within 50,000 rows of a node, as
-rows in cell order have, or anywhere.
+against reading the files, by turns, medians: neighbours within 50,000 rows of a node,
+as rows in cell order have, or anywhere.
 
 "equality": the same run in memory, serial, by processes, by Dask, killed and resumed.
 
-"report" writes the record, with a cost curve through the runs and its value at 10^9.
+"report" writes the record, with a cost curve through the runs and its value at 10^9;
+parts that the cache lacks stay as they are on record.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -39,12 +39,12 @@ import torch
 
 import captum_margin
 from captum_margin import scale
-from captum_margin.scale import RowShards
 from captum_margin.scale._folder import write_text
 
 from . import scale_data
 from .machine import machine
 from .scale_equality import equality
+from .scale_filter import filter_times
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 K = 15
@@ -125,7 +125,7 @@ def run(n: int, cache: Path) -> None:
     watch.parts["result"] = {
         "samples": n,
         "edges": edges.num_edges,
-        "cells_compared": json.loads((path / "rows/plan.json").read_text())["cells"],
+        **json.loads((path / "rows/plan.json").read_text()),
         "neighbour_recall": round(scale.recall_of(path / "rows"), 4),
         "wrong_found": round(float(wrong[order[:many]].mean()), 4),
         "wrong_found_by_disagreement": round(float(wrong[by_plain[:many]].mean()), 4),
@@ -141,112 +141,6 @@ def disk(path: Path) -> float:
     return (
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
     )
-
-
-def best(function: Callable[[], Any], times: int = 3) -> tuple[float, float]:
-    """Least wall and CPU seconds of some calls."""
-    walls, cpus = [], []
-    for _ in range(times):
-        wall, cpu = time.perf_counter(), time.process_time()
-        function()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return min(walls), min(cpus)
-
-
-def make_rows(path: Path, n: int, near: int | None, half: bool) -> RowShards:
-    """Neighbours at random, within ``near`` rows or anywhere, with weights."""
-    shards = RowShards.create(path, n, K, values="weight", block_size=2**20)
-    for b in shards.folder.unfinished:
-        rows = shards.rows(b)
-        rng = np.random.default_rng([n, b])
-        shape = (rows.stop - rows.start, K)
-        if near is None:
-            indices = rng.integers(0, n, shape, dtype=np.int32)
-        else:
-            indices = rng.integers(-near, near, shape, dtype=np.int32)
-            indices += np.arange(rows.start, rows.stop, dtype=np.int32)[:, None]
-            np.clip(indices, 0, n - 1, out=indices)
-        weights = rng.random(shape, dtype=np.float32)
-        shards.write_block(b, indices, weights.astype(np.float16 if half else "f4"))
-    return shards
-
-
-def drop_pages(path: Path) -> None:
-    """Asks the system to forget the files, so that they are read from the disk."""
-    for file in path.glob("*.npy"):
-        with open(file, "rb") as stream:
-            os.fsync(stream.fileno())
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_all(path: Path) -> None:
-    """Reads the files, 16 MiB at a time."""
-    for file in sorted(path.glob("*.npy")):
-        with open(file, "rb", buffering=0) as stream:
-            while stream.read(2**24):
-                pass
-
-
-def filter_times(cache: Path) -> None:
-    """One hop in memory and from disk."""
-    file = cache / "filter.json"
-    table: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    for near in (50_000, None):
-        name = f"10M x {K}, " + ("in cell order" if near else "in random order")
-        if name in table:
-            continue
-        path = cache / "filter" / name.replace(" ", "-")
-        shards = make_rows(path, 10**7, near, half=False)
-        f = torch.randn(10**7, generator=torch.Generator().manual_seed(0))
-        blocks = [shards.sparse_rows(b) for b in range(shards.num_blocks)]
-        whole = torch.sparse_csr_tensor(
-            torch.arange(0, 10**7 * K + 1, K, dtype=torch.int32),
-            torch.cat([block.indices for block in blocks]),
-            torch.cat([w for w in (b.weights for b in blocks) if w is not None]),
-            size=(10**7, 10**7),
-            check_invariants=False,
-        )
-        product = best(lambda m=whole, f=f: torch.mv(m, f))  # type: ignore[misc]
-        expected = torch.mv(whole, f)
-        del whole, blocks
-        for shift in ("adjacency", "random_walk"):
-            hop = best(lambda s=shards, f=f, a=shift: scale.high_pass(s, f, a))  # type: ignore[misc]
-            table[name if shift == "random_walk" else f"{name}, W only"] = {
-                "product_wall": product[0],
-                "product_cpu": product[1],
-                "hop_wall": hop[0],
-                "hop_cpu": hop[1],
-                "wall_ratio": hop[0] / product[0],
-                "cpu_ratio": hop[1] / product[1],
-            }
-        found = f - scale.high_pass(shards, f, "adjacency")
-        # The difference of two numbers of their size.
-        error = float((found - expected).abs().max())
-        table[name]["largest_difference"] = error
-        write_text(file, json.dumps(table, indent=1))
-    for near in (50_000, None):
-        name = f"50M x {K}, " + ("in cell order" if near else "in random order")
-        if name in table:
-            continue
-        path = cache / "filter" / name.replace(" ", "-")
-        n = 5 * 10**7
-        shards = make_rows(path, n, near, half=True)
-        f = torch.randn(n, generator=torch.Generator().manual_seed(0))
-        row = {"gib": disk(path)}
-        for state in ("disk", "memory"):
-            if state == "disk":
-                drop_pages(path)
-            read = best(lambda p=path: read_all(p), 1)  # type: ignore[misc]
-            if state == "disk":
-                drop_pages(path)
-            hop = best(lambda s=shards, f=f: scale.high_pass(s, f, "adjacency"), 1)  # type: ignore[misc]
-            row[f"read_from_{state}_wall"], row[f"read_from_{state}_cpu"] = read
-            row[f"hop_from_{state}_wall"], row[f"hop_from_{state}_cpu"] = hop
-            row[f"ratio_from_{state}"] = hop[0] / read[0]
-        table[name] = row
-        write_text(file, json.dumps(table, indent=1))
-    print(json.dumps(table, indent=1))
 
 
 def curve(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -275,12 +169,14 @@ def curve(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def report(cache: Path, out: Path) -> None:
     """Puts the parts together."""
-    runs = {}
+    old = json.loads(out.read_text()) if out.exists() else {}
+    runs = {int(n): parts for n, parts in old.get("runs", {}).items()}
     for file in cache.glob("run-*.json"):
         parts = json.loads(file.read_text())
         if "result" in parts:
             runs[int(file.stem.split("-")[1])] = parts
     record = {
+        **old,
         "command": "python -m tests.benchmarks.bench_scale "
         "{run N | filter | equality | report} --cache DIR",
         "versions": {

@@ -22,7 +22,7 @@ CHUNK = 8
 
 # What is initialised anew, from the top of SqueezeNet down: the layers of its trunk
 # from this number on, and always the classifier above them. 0 is the whole network.
-STAGES = {"classifier": 13, "+ fire 6-9": 8, "all": 0}
+STAGES = {"classifier": 13, "all": 0}
 
 
 @dataclass
@@ -92,9 +92,13 @@ def own_boundary(case: Case) -> list[bool]:
 def coalition(case: Case) -> Tensor:
     from captum_margin.attr import CoalitionPerturbation
 
-    return CoalitionPerturbation(case.model).attribute(
-        case.images, target=case.targets, internal_batch_size=CHUNK, seed=case.seed
-    )[:, 0]
+    with warnings.catch_warnings():
+        # Such maps are 0: counted as constant.
+        warnings.filterwarnings("ignore", "the score of")
+        maps = CoalitionPerturbation(case.model).attribute(
+            case.images, target=case.targets, internal_batch_size=CHUNK, seed=case.seed
+        )
+    return maps[:, 0]
 
 
 def grad_cam(case: Case) -> Tensor:
@@ -220,26 +224,35 @@ def accuracy_of(model: LayeredNet, images: Tensor, labels: Tensor) -> float:
     return float(right.float().mean())
 
 
-def similarity(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def similarity(
+    one: np.ndarray, other: np.ndarray, ink: np.ndarray | None = None
+) -> dict[str, float]:
     """Of two maps: rank correlations with and without their signs, and SSIM.
 
     SSIM is of absolute values scaled to [0, 1] by their smallest and largest. A map
-    that is the same everywhere has no ranks: it is similar to no other, 0.
+    that is the same everywhere has no ranks: it is similar to no other, 0. Where a
+    mask of ink is given, ``on_ink`` is the correlation of absolute values there.
     """
     from scipy.stats import spearmanr
     from skimage.metrics import structural_similarity
 
     if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return {"absolute": 0.0, "signed": 0.0, "ssim": 0.0, "constant": 1.0}
+        nothing = {"absolute": 0.0, "signed": 0.0, "ssim": 0.0, "constant": 1.0}
+        return nothing | ({} if ink is None else {"on_ink": 0.0})
     absolutes = [np.abs(values.astype(np.float64)) for values in (one, other)]
     spans = [max(float(np.ptp(values)), 1e-300) for values in absolutes]
     scaled = [
         (values - values.min()) / span
         for values, span in zip(absolutes, spans, strict=True)
     ]
-    return {
+    found = {
         "absolute": float(spearmanr(*(a.ravel() for a in absolutes)).statistic),
         "signed": float(spearmanr(one.ravel(), other.ravel()).statistic),
         "ssim": float(structural_similarity(*scaled, data_range=1.0)),
         "constant": 0.0,
     }
+    if ink is not None:
+        there = [a[ink] for a in absolutes]
+        constant = any(np.ptp(values) == 0 for values in there)
+        found["on_ink"] = 0.0 if constant else float(spearmanr(*there).statistic)
+    return found

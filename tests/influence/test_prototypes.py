@@ -135,7 +135,7 @@ def test_the_model_runs_once_and_the_graph_is_made_once(monkeypatch):
     model, (x, labels) = net(), image_data()
     calls = []
     model.register_forward_hook(lambda *_: calls.append("model"))
-    import captum_margin.influence.prototypes as module
+    import captum_margin.influence.base as module
 
     make = module.neighbor_graph
     monkeypatch.setattr(

@@ -1,7 +1,8 @@
 """All searches against brute force, and what each must do with awkward points."""
 
 import importlib.util
-import itertools
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -9,8 +10,6 @@ import scipy.sparse
 import torch
 
 from captum_margin.neighbors import (
-    CellIndex,
-    CellSearch,
     ExactSearch,
     FaissSearch,
     Neighbors,
@@ -20,20 +19,18 @@ from captum_margin.neighbors import (
     recall_at_k,
 )
 from captum_margin.neighbors import find as find_module
-from captum_margin.neighbors.rows import Rows
 from captum_margin.signal import knn_graph
+from tests.reference.neighbors_reference import brute_force
 
 
 def installed(name):
     return importlib.util.find_spec(name) is not None
 
 
-needs_faiss = pytest.mark.skipif(not installed("faiss"), reason="needs faiss")
 needs_pynndescent = pytest.mark.skipif(
     not installed("pynndescent"), reason="needs pynndescent"
 )
-APPROXIMATE = [CellSearch, pytest.param(FaissSearch, marks=needs_faiss)]
-SEARCHES = [ExactSearch, *APPROXIMATE]
+SEARCHES = [ExactSearch, FaissSearch]
 
 
 def points(n=700, width=6, seed=0, clusters=9):
@@ -41,21 +38,6 @@ def points(n=700, width=6, seed=0, clusters=9):
     centres = 4 * torch.randn(clusters, width, generator=generator)
     which = torch.randint(clusters, (n,), generator=generator)
     return centres[which] + torch.randn(n, width, generator=generator)
-
-
-def brute_force(x, k, metric="euclidean"):
-    """Neighbours by distance, then index, one row at a time; distances in float64."""
-    x = np.asarray(x, np.float64)
-    if metric == "cosine":
-        x = np.array([row / (np.sqrt((row**2).sum()) or 1.0) for row in x])
-    near, distances = [], []
-    for i, row in enumerate(x):
-        distance = np.sqrt(((x - row) ** 2).sum(axis=1))
-        distance[i] = np.inf
-        order = np.lexsort((np.arange(len(x)), distance))[:k]
-        near.append(order)
-        distances.append(distance[order])
-    return np.array(near), np.array(distances)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -83,29 +65,40 @@ def test_distances_are_those_of_the_listed_rows(search, metric):
     assert not bool((indices == torch.arange(len(x))[:, None]).any())
 
 
-@pytest.mark.parametrize("search", APPROXIMATE)
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_the_wanted_recall_is_reached(search, metric):
-    x = points(4000, width=10, clusters=30)
+def test_the_wanted_recall_is_reached(metric):
+    x = points(2500, width=10, clusters=20)
     near, _ = brute_force(x, 6, metric)
     for wanted in (0.8, 0.99):
-        indices, _ = search(metric, recall=wanted)(x, 6)
+        indices, _ = FaissSearch(metric, recall=wanted)(x, 6)
         hits = [len({*a} & {*b}) for a, b in zip(near, indices.tolist(), strict=True)]
         assert np.mean(hits) / 6 >= wanted - 0.02
 
 
-@pytest.mark.parametrize("search", APPROXIMATE)
-def test_a_recall_of_one_finds_all_in_a_single_cell(search):
-    x = points(90)
-    indices, _ = search(recall=1.0)(x, 5)
-    expected, _ = brute_force(x, 5)
-    assert indices.sort(dim=1).values.tolist() == np.sort(expected, 1).tolist()
+@pytest.mark.parametrize("given", ["float32", "float64", "int64", "sparse", "memmap"])
+def test_a_recall_of_one_is_brute_force(given, tmp_path):
+    x = points(450)  # all of them are pilots
+    if given == "int64":
+        x = (100 * x).round()
+    expected, lengths = brute_force(x, 5)
+    np.save(tmp_path / "x.npy", x.numpy())
+    kinds = {
+        "float32": x,
+        "float64": x.double(),
+        "int64": x.long().numpy(),
+        "sparse": scipy.sparse.csr_array(x.numpy()),
+        "memmap": np.load(tmp_path / "x.npy", mmap_mode="r"),
+    }
+    indices, distances = FaissSearch(recall=1.0)(kinds[given], 5)
+    np.testing.assert_allclose(distances, lengths, rtol=1e-6)
+    if given != "int64":  # which has ties
+        assert indices.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_more_duplicates_than_neighbours(search):
     x = points(3000)
-    x[:1500] = x[0]  # more than a cell may hold
+    x[:1500] = x[0]
     indices, distances = search()(x, 5)
     assert bool((distances[:1500] == 0).all())
     assert bool((indices[:1500] < 1500).all())
@@ -171,27 +164,12 @@ def test_rows_of_zeros_have_no_direction(search):
     torch.testing.assert_close(distances[10, 1:], torch.ones(2))
 
 
-def test_cells_far_from_the_origin():
+def test_lists_far_from_the_origin():
     x = points(1500) + 1000
     near, _ = brute_force(x, 5)
-    indices, _ = CellSearch(recall=0.99)(x, 5)
+    indices, _ = FaissSearch(recall=0.99)(x, 5)
     hits = [len({*a} & {*b}) for a, b in zip(near, indices.tolist(), strict=True)]
     assert np.mean(hits) / 5 > 0.97
-
-
-def test_cells_hold_every_row_once_and_are_not_too_large():
-    x = points(3000)
-    x[:1500] = x[0]
-    index = CellIndex(Rows(x))
-    assert index.order.sort().values.tolist() == list(range(3000))
-    torch.testing.assert_close(index.points + index.centre, x[index.order])
-    sizes = index.start.diff()
-    assert int(sizes.sum()) == 3000 and int(sizes.max()) <= 8 * 96
-    starts = index.start.tolist()
-    for cell, (low, high) in enumerate(itertools.pairwise(starts)):
-        if high > low:
-            mean = index.points[low:high].mean(dim=0)
-            torch.testing.assert_close(index.means[cell], mean, rtol=1e-4, atol=1e-4)
 
 
 def test_find_neighbors_chooses_by_size(monkeypatch):
@@ -208,8 +186,47 @@ def test_find_neighbors_chooses_by_size(monkeypatch):
     }
     monkeypatch.setattr(find_module, "EXACT_UP_TO", 500)
     found = find_neighbors(x, 4)
-    assert found.backend == "cells"
+    assert found.backend == "faiss"
     assert found.recall is not None and found.recall.value > 0.93
+    assert find_neighbors(scipy.sparse.csr_array(x.numpy()), 4).backend == "exact"
+
+
+def test_what_is_installed_decides(monkeypatch):
+    x = points(600)
+    monkeypatch.setattr(find_module, "EXACT_UP_TO", 500)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    chosen = find_module._choice(find_module.Rows(x))
+    if installed("pynndescent"):
+        assert chosen == "pynndescent"
+    monkeypatch.setitem(sys.modules, "pynndescent", None)
+    with pytest.warns(UserWarning, match=r"600 rows.*captum-margin\[scale\]") as said:
+        found = find_neighbors(x, 4)
+    assert len(said) == 1 and said[0].filename == __file__
+    assert (found.backend, found.recall) == ("exact", None)
+    assert found.indices.tolist() == ExactSearch()(x, 4)[0].tolist()
+    monkeypatch.setattr(find_module, "_FEW_QUERIES", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near, _ = neighbors_among(x, x[:20] + 0.01, 3)
+    assert near.shape == (20, 3)
+
+
+def test_less_than_the_wanted_recall_is_told(monkeypatch):
+    x = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0))
+    pilots = "captum_margin.neighbors._lists.Pilots.lists_needed"
+    monkeypatch.setattr(pilots, lambda *_: 1)
+    with pytest.warns(UserWarning, match=r"by faiss have a recall of 0\..*not 0.95"):
+        found = find_neighbors(x, 5, backend="faiss")
+    assert found.recall == recall_at_k(x, found.indices, seed=2)
+    monkeypatch.setattr(pilots, lambda *a: 75 if a[-1] > 0.95 else 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_neighbors(x, 5, backend="faiss").recall.value > 0.99
+
+
+def test_a_bar_if_wanted(capsys):
+    find_neighbors(points(200), 3, backend="faiss", show_progress=True)
+    assert "neighbours" in capsys.readouterr().err
 
 
 def test_a_search_of_ones_own_is_checked():
@@ -245,6 +262,8 @@ def test_a_search_of_ones_own_is_checked():
 def test_wrong_options(options, error, message):
     with pytest.raises(error, match=message):
         find_neighbors(points(20), **{"k": 2, **options})
+    with pytest.raises(error, match=message):
+        neighbors_among(points(20), points(3), **{"k": 2, **options})
 
 
 @pytest.mark.parametrize("x", [torch.ones(3), torch.ones(0, 2), np.array([["a"]])])
@@ -253,7 +272,7 @@ def test_wrong_points(x):
         find_neighbors(x, 2)
 
 
-@pytest.mark.parametrize("backend", ["auto", "cells"])
+@pytest.mark.parametrize("backend", ["auto", "faiss"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_neighbours_of_other_points(backend, metric):
     x, queries = points(900), points(150, seed=5)
@@ -282,6 +301,8 @@ def test_recall_counts_by_distance():
     assert recall_at_k(x, twice).value == pytest.approx(7 / 8)
     itself = torch.tensor([[0, 1], [0, 2], [0, 1], [1, 0]])
     assert recall_at_k(x, itself).value == pytest.approx(7 / 8)
+    with pytest.raises(ValueError, match="expected integer indices"):
+        recall_at_k(x, itself.float())
 
 
 def test_recall_of_a_sample_has_its_standard_error():
@@ -307,18 +328,9 @@ def test_pynndescent_is_of_the_same_form():
         assert recall_at_k(x, indices, metric=metric).value > 0.9
 
 
-@needs_faiss
-def test_faiss_in_eight_bits_finds_most():
-    x = points(3000)
-    indices, distances = FaissSearch(compressed=True)(x, 5)
-    assert recall_at_k(x, indices).value > 0.93
-    expected = (x[:, None] - x[indices]).norm(dim=2)
-    torch.testing.assert_close(distances, expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["faiss", "pynndescent"])
 def test_a_library_that_is_not_installed(name, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
         ValueError, match=f"pip install .*{'scale' if name == 'faiss' else name}"
     ):

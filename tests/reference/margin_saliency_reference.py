@@ -100,6 +100,40 @@ def blurred(coarse, sigma):
     return out
 
 
+def window_presence(counts, size, patches, cell):
+    """What unions of all but one window keep (N, h, w): a grid of squares, in pixels.
+
+    The side is two cells, or what the grid needs to cover the image.
+    """
+    unions = []
+    for row in range(counts[0]):
+        for column in range(counts[1]):
+            kept = np.ones(patches)
+            for i in range(patches[0]):
+                for j in range(patches[1]):
+                    place = (i, j)
+                    away = [
+                        abs(
+                            (place[axis] + 0.5) * size[axis] / patches[axis]
+                            - ((row, column)[axis] + 0.5) * size[axis] / counts[axis]
+                        )
+                        <= max(2 * cell, size[axis] / counts[axis]) / 2 + 1e-7
+                        for axis in (0, 1)
+                    ]
+                    kept[i, j] = not all(away)
+            unions.append(kept)
+    return np.array(unions)
+
+
+def window_evidence(scores, whole, presence):
+    """What the score loses, on average, with the windows that a patch lies in (P,)."""
+    evidence = np.zeros(presence.shape[1])
+    for u in range(presence.shape[1]):
+        without = [i for i in range(len(scores)) if presence[i, u] == 0]
+        evidence[u] = np.mean([whole - scores[i] for i in without])
+    return evidence
+
+
 def focused_presence(field, focus, n_kept, strength, softness):
     """A union around a map (P,): where map and random field (P,) are highest."""
     height = field / field.std(ddof=1)

@@ -118,7 +118,7 @@ def test_a_dead_process_is_reported_and_a_new_pool_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_dask_changes_nothing_and_survives_a_dead_worker(tmp_path, data, serial):
+def test_dask_survives_a_dead_worker(tmp_path):
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
@@ -133,8 +133,39 @@ def test_dask_changes_nothing_and_survives_a_dead_worker(tmp_path, data, serial)
         task = partial(dies_once, tmp_path / "mark")
         assert list(map_blocks(task, range(4), client)) == [0, 1, 4, 9]
         assert (tmp_path / "mark").exists()
+
+
+def test_dask_in_this_process_changes_nothing(tmp_path, data, serial):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         path = tmp_path / "shards"
         check(everything(path, *data, client), path, serial)
+
+
+@pytest.mark.slow
+def test_a_pool_of_ray_changes_nothing(tmp_path, data):
+    ray = pytest.importorskip("ray")
+    from ray.util.multiprocessing import Pool
+
+    here = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}}
+    ray.init(num_cpus=1, include_dashboard=False, runtime_env=here)
+    try:
+        pool = Pool(1)
+        assert list(map_blocks(square, range(4), pool)) == [0, 1, 4, 9]
+        found = build_shards(data[0], tmp_path / "a", 5, block_size=60, executor=pool)
+    finally:
+        ray.shutdown()
+    expected = build_shards(data[0], tmp_path / "b", 5, block_size=60)
+    assert contents(found.path) == contents(expected.path)
 
 
 CHILD = """

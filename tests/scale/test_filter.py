@@ -64,6 +64,21 @@ def test_rows_are_the_directed_graph(tmp_path, shift, kind):
     torch.testing.assert_close(high_pass(rows, x, shift), expected)
 
 
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_sums_of_the_weights_are_read_where_they_are_stored(tmp_path, shift):
+    rows = stored(tmp_path / "rows", kind="weight", missing=0.2)
+    edges = undirected(rows, tmp_path / "edges")
+    x = noise(50, 2, dtype=torch.float64)
+    graph = edges.to_graph()
+    expected = HighPass(shift, 2)(x, graph.edge_index, graph.edge_weight)
+    found = high_pass(edges, x, shift, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    # Without them, as in a store that was written before, they are computed.
+    for b in range(edges.num_blocks):
+        edges.folder.mark(b)["files"].pop("degrees")
+    torch.testing.assert_close(high_pass(edges, x, shift, 2), found)
+
+
 def test_the_mean_of_the_neighbours_by_hand(tmp_path):
     indices, values = random_rows(30, 4, 0)
     rows = RowShards.from_arrays(tmp_path, indices, values, kind="weight", block_size=8)

@@ -86,6 +86,8 @@ def test_arguments_are_checked(made):
         mmd(shards, x, gamma=-1.0)
     with pytest.raises(ValueError, match="expected estimate"):
         scale.kernel_density(x, x, estimate="paper")
+    with pytest.raises(ValueError, match=r"features of shape \(N, F\)"):
+        scale.row_norms(x[:, 0])
     with pytest.raises(ValueError, match="together"):
         scale.kernel_density(x, x, y)
     with pytest.raises(ValueError, match="F = 6"):

@@ -1,13 +1,22 @@
 """The whole run on disk against the class in memory."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from captum_margin.influence import LabelNoise
-from captum_margin.scale import _linear, label_noise
+from captum_margin.scale import (
+    RowShards,
+    _linear,
+    _rounds,
+    build_shards,
+    label_noise,
+    undirected,
+)
 from captum_margin.signal._linear import LinearVotes
-from tests.helpers.shards import clusters
+from tests.helpers.shards import clusters, contents
 
 OPTIONS = [
     {},
@@ -54,8 +63,12 @@ def test_the_regression_is_that_in_memory(tmp_path):
         _linear.Shared(edges.to_rows(trust).numpy()),
         3,
     )
-    axes = _linear.axes_of(points, None)
-    fit = _linear.regress(points, axes, signal, None)
+
+    def run(_, task):
+        return [task(b) for b in range(points.num_blocks)]
+
+    axes = _linear.axes_of(points, run)
+    fit = _linear.regress(points, axes, signal, run)
     parts = [
         fit.votes(turned, signal.rows(rows))
         for b in range(points.num_blocks)
@@ -77,14 +90,76 @@ def test_labels_of_any_kind(tmp_path):
     assert all(torch.equal(scores, found[0]) for scores in found)
 
 
-def test_other_labels_use_the_same_graph(tmp_path, monkeypatch):
+def test_other_labels_use_the_same_graph(tmp_path):
+    def written():
+        files = [f for f in tmp_path.rglob("*") if "scores" not in f.parts]
+        return {f: f.stat().st_mtime_ns for f in files if f.is_file()}
+
     x, y = clusters(100)
     first = label_noise(x, y, tmp_path, k=4)
-    monkeypatch.setattr("captum_margin.scale.build.join_block", None)
+    before = written()
     flipped = y.clone()
     flipped[7] = (y[7] + 1) % 3
     again = label_noise(x, flipped, tmp_path, k=4)
     assert float(again.scores[7]) != float(first.scores[7])
+    assert written() == before and len(before) > 5
+
+
+def test_killed_anywhere_the_scores_are_the_same(tmp_path, monkeypatch):
+    """And no more is repeated than the block at hand."""
+    x, y = clusters(120)
+    options = {"k": 4, "block_size": 60}
+    work = []
+
+    def counted(step, task, b):
+        work.append((step.path.name, b))
+        keep(step, task, b)
+
+    keep = _rounds._keep
+    monkeypatch.setattr(_rounds, "_keep", counted)
+    whole = label_noise(x, y, tmp_path / "whole", **options)
+    steps = [*work]
+    names = ["moments", "cross-1", "errors-1", "share", "trust"]
+    names += ["cross-2", "errors-2", "scores"]
+    blocks = range(whole.edges.num_blocks)
+    assert len(blocks) > 1 and steps == [(n, b) for n in names for b in blocks]
+    label_noise(x, y, tmp_path / "whole", **options)
+    assert work == steps  # nothing is done again
+
+    path = tmp_path / "killed"
+    build_shards(x, path / "rows", 4, metric="cosine", block_size=60)
+    undirected(RowShards(path / "rows"), path / "edges")
+    work.clear()
+    replace, left = os.replace, [0]
+
+    def dying(source, target):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("captum_margin.scale._folder.os.replace", dying)
+    kills, found = 0, None
+    while found is None:
+        left[0] = 4  # files: no more than a block or two
+        try:
+            found = label_noise(x, y, path, **options)
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills > 2 * len(names) and len(work) <= len(steps) + kills
+    assert torch.equal(found.scores, whole.scores)
+    assert contents(path) == contents(tmp_path / "whole")
+
+
+def test_other_labels_or_options_begin_the_scores_anew(tmp_path):
+    x, y = clusters(100)
+    other = torch.where(torch.arange(100) < 7, (y + 1) % 3, y)
+    asked = [(y, {}), (other, {}), (y, {"trusted": False}), (y, {"bandwidth": 2.0})]
+    asked += [(y, {"linear": False}), (y, {"sided": "above"}), (y, {})]
+    for labels, options in asked:
+        found = label_noise(x, labels, tmp_path / "one", k=4, **options).scores
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        assert torch.equal(found, label_noise(x, labels, path, k=4, **options).scores)
 
 
 def test_one_class_has_no_suspects(tmp_path):

@@ -199,6 +199,23 @@ def test_arguments_are_checked(tmp_path):
         RowShards.create(tmp_path, 3, 1, starts=np.array([0, 2, 2, 3]))
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_sums_of_stored_weights_are_stored(tmp_path, missing):
+    indices, values = random_rows(40, 4, 1, missing)
+    rows = RowShards.from_arrays(
+        tmp_path / "rows", indices, values, kind="weight", block_size=9
+    )
+    edges = undirected(rows, tmp_path / "edges")
+    pairs = reference.union(indices, values, larger=True)
+    whole = np.zeros((40, 40))
+    whole[tuple(np.array(list(pairs)).T)] = list(pairs.values())
+    directed = np.where(indices < 0, 0, values).sum(axis=1, dtype=np.float64)
+    for shards, expected in ((rows, directed), (edges, whole.sum(axis=1))):
+        kept = [shards.degrees(b) for b in range(shards.num_blocks)]
+        torch.testing.assert_close(torch.cat(kept), torch.from_numpy(expected))
+    assert stored(tmp_path / "distances").degrees(0) is None
+
+
 def test_a_view_goes_to_another_process(tmp_path):
     edges = undirected(stored(tmp_path / "rows"), tmp_path / "edges").gaussian(0.5)
     other = pickle.loads(pickle.dumps(edges))

@@ -215,6 +215,8 @@ def test_bad_types():
         knn_graph(torch.eye(2), 1.5)
     with pytest.raises(TypeError, match="real features"):
         knn_graph(torch.eye(2, dtype=torch.complex64), 1)
+    with pytest.raises(TypeError, match="a tensor of real features"):
+        knn_graph(torch.eye(2).numpy(), 1)
     with pytest.raises(ValueError, match=r"values of shape \(N,\)"):
         knn_graph_1d(torch.eye(2), 1)
 

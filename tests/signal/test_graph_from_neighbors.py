@@ -44,3 +44,7 @@ def test_the_graph_of_incomplete_lists():
         graph_from_neighbors(indices + 3, distances)
     with pytest.raises(ValueError, match="expected finite"):
         graph_from_neighbors(indices, distances * torch.inf)
+    with pytest.raises(ValueError, match="expected non-negative"):
+        graph_from_neighbors(indices, -distances)
+    with pytest.raises(TypeError, match="expected edge_index"):
+        graph_from_neighbors(indices.float(), distances)

@@ -18,8 +18,8 @@ from torch_geometric.nn import to_hetero as make_hetero
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import k_hop_subgraph
 
-from captum_margin.signal import HighPass
-from tests.helpers.graphs import both_directions, layouts, sample_signal
+from captum_margin.signal import HighPass, to_csr
+from tests.helpers.graphs import both_directions, layouts, ring, sample_signal
 
 SHIFTS = ["random_walk", "symmetric", "adjacency", "laplacian"]
 CUDA = [
@@ -151,6 +151,26 @@ def test_copies_and_checkpoints():
     # A checkpoint of a model does not depend on whether it filters.
     plain = Net(torch.nn.Identity()).state_dict()
     Net().load_state_dict(plain, strict=True)
+
+
+@pytest.mark.parametrize("shift", ["random_walk", "symmetric", "laplacian"])
+def test_a_cached_graph_is_that_of_the_first_call(shift):
+    x, edges, weight = sample_signal()
+    csr = to_csr(edges, weight, len(x))
+    for graph in ((edges, weight), (csr,)):
+        plain, layer = HighPass(shift, 2), HighPass(shift, 2, cached=True)
+        for signal in (x, x[:, 0], x + 1, x.float(), x):
+            assert torch.equal(layer(signal, *graph), plain(signal.clone(), csr))
+        # Whatever graph is given, until the layer forgets; messages keep nothing.
+        other = ring(len(x))
+        assert torch.equal(layer(x, other), plain(x, csr))
+        y = x.clone().requires_grad_()
+        torch.testing.assert_close(layer(y, edges, weight), plain(x, csr))
+        torch.testing.assert_close(layer(y, other), plain(x, other))
+        with pytest.raises(ValueError, match=r"the 12 nodes .*reset_parameters"):
+            layer(x[:6], ring(6))
+        layer.reset_parameters()
+        torch.testing.assert_close(layer(x, other), plain(x, other))
 
 
 def test_hooks_on_messages_are_called_on_every_layout():

@@ -97,9 +97,11 @@ def test_on_the_gpu(device, shift):
 def test_repr_is_the_call():
     assert str(HighPass()) == (
         "HighPass(shift='random_walk', hops=1, support_normalized=False, "
-        "isolated='keep')"
+        "isolated='keep', cached=False)"
     )
-    layer = HighPass("symmetric", 2, support_normalized=True, isolated="zero")
+    layer = HighPass(
+        "symmetric", 2, support_normalized=True, isolated="zero", cached=True
+    )
     assert str(eval(str(layer))) == str(layer)
 
 

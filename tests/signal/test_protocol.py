@@ -121,6 +121,8 @@ def test_bad_domains_and_functions():
         margin((path(2), None), torch.ones(2))
     with pytest.raises(ValueError, match=r"N = 3 \(got \(2,\)\)"):
         margin(torch.eye(3), torch.ones(2))
+    with pytest.raises(TypeError, match=r"a tensor as the function .* \(got list\)"):
+        margin(torch.eye(3), [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="got 'up'"):
         influence(torch.ones(2), "up")
     with pytest.raises(ValueError, match="filtered signal"):
