@@ -272,7 +272,9 @@ def test_other_references_are_another_request(folder):
 
 
 def test_without_a_command_there_is_help(capsys):
-    assert main([]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
     printed = capsys.readouterr().err
     for command in ("demo", "explain", "audit"):
         assert f"\n    {command} " in printed

@@ -93,8 +93,31 @@ def prose():
     )
     yield f"cats and dogs worse ({ours:.0%} against {theirs:.0%})"
 
+    yield from scale_prose()
     yield from representative_prose()
     yield from coalition_prose()
+
+
+def scale_prose():
+    million = load("neighbors")["results"]["1000000"]
+    yield (
+        f"From the neighbours of a million to a ranking: {million['steps']['all']:.1f} "
+        "seconds; `LabelNoise` as a whole "
+        f"{million['label_noise']['seconds']:.0f} and at most "
+        f"{million['label_noise']['peak_gib']:.1f} GiB"
+    )
+    hop = load("scale")["filter"]
+    read = hop["50M x 15, in cell order"]["disk"]["random walk"]["wall_ratio"]
+    yield f"On disk one hop over 50 million rows takes {read:.1f} times as long as"
+    ratio = {
+        order: hop[f"10M x 15, in {order} order"] for order in ("cell", "random")
+    }
+    walk = {order: rows["random walk"]["cpu_ratio"] for order, rows in ratio.items()}
+    made = ratio["cell"]["random walk, Gaussian of distances"]["cpu_ratio"]
+    yield (
+        f"it takes {walk['random']:.1f} (random order) to {walk['cell']:.1f} (cell "
+        f"order) times the CPU time of a sparse product of torch, and {made:.1f} times"
+    )
 
 
 def representative_prose():

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         int: Exit status: 0 if all was done, 1 if something was not (said in one line
         on the error stream), 130 if interrupted. Wrong usage exits with 2; without a
-        command it is what ``--help`` prints.
+        command the help is printed first.
 
     Example:
         >>> from captum_margin.cli import main
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if "run" not in args:
         parser.print_help(sys.stderr)
-        return 2
+        parser.exit(2)
     try:
         status: int = args.run(args)
     except CommandError as error:

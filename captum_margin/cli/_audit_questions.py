@@ -98,9 +98,11 @@ def ask(
     answers = Answers(decided=data.labels)
     near = _Search(data, answers)
 
+    # Questions of one metric follow each other: the neighbours of one are kept.
     steps: list[tuple[str, Callable[[], dict[str, Any]]]] = []
     if data.has_classes:
         steps.append(("suspects", lambda: _suspects(data, answers, near, folder)))
+        steps.append(("boundary", lambda: _boundary(data, answers, near, folder)))
     steps.append(
         (
             "prototypes",
@@ -108,8 +110,6 @@ def ask(
         )
     )
     steps.append(("criticisms", lambda: _criticisms(data, answers, near, folder)))
-    if data.has_classes:
-        steps.append(("boundary", lambda: _boundary(data, answers, near, folder)))
     for name, answer in tqdm(steps, desc="questions", disable=not show_progress):
         started, searching = time.perf_counter(), near.seconds
         try:
@@ -135,6 +135,7 @@ class _Search:
     def __call__(self, metric: Literal["cosine", "euclidean"]) -> Neighbors:
         """As many as any question takes."""
         if metric not in self.found:
+            self.found.clear()  # gigabytes, of millions
             started = time.perf_counter()
             found = find_neighbors(self.data.features, self.k, metric=metric)
             seconds = time.perf_counter() - started

@@ -128,7 +128,7 @@ def write(table: dict[str, Any], path: Path) -> None:
     except ImportError:
         search = {}
     record = {
-        "command": "python -m tests.benchmarks.bench_audit",
+        "command": "python -m tests.benchmarks.bench_audit --folder DIR/audit",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

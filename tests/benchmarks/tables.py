@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import table_images, table_influence, table_summary
+from . import table_images, table_influence, table_scale, table_summary
 from .table_cells import RESULTS, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "adversarial": table_influence.adversarial,
     "adversarial-forms": table_influence.adversarial_forms,
     "decision-boundary": table_influence.decision_boundary,
+    "neighbors": table_scale.neighbors,
+    "scale": table_scale.scale,
+    "audit": table_scale.audit,
     "active-learning": table_influence.active_learning,
     "active-learning-forms": partial(table_influence.active_learning, forms=True),
     "active-learning-paper": table_influence.active_learning_paper,
