@@ -9,10 +9,10 @@ from torch import Tensor
 
 from captum_margin.signal._sparse import _no_beta_warning, row_sums
 
-__all__ = ["SparseRows"]
+__all__ = ["CSRRows"]
 
 
-class SparseRows(NamedTuple):
+class CSRRows(NamedTuple):
     """Some rows of the weight matrix.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from captum_margin.scale._folder import BlockFolder, remove_folder
-from captum_margin.scale._matrix import SparseRows, pointer_of
+from captum_margin.scale._matrix import CSRRows, pointer_of
 from captum_margin.scale.executor import map_blocks
 from captum_margin.scale.shards import RowShards, Shards, versions
 
@@ -51,11 +51,11 @@ class EdgeShards(Shards):
             return pointer, indices, None
         return pointer, indices, self.folder.read(b, "values")
 
-    def sparse_rows(self, b: int) -> SparseRows:
+    def sparse_rows(self, b: int) -> CSRRows:
         """Block ``b`` of the weight matrix."""
         pointer, indices, values = self.block(b)
         weights = None if values is None else self._weights(values)
-        return SparseRows(torch.from_numpy(pointer), torch.from_numpy(indices), weights)
+        return CSRRows(torch.from_numpy(pointer), torch.from_numpy(indices), weights)
 
     @property
     def num_edges(self) -> int:

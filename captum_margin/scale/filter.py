@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_margin.scale._matrix import SparseRows
+from captum_margin.scale._matrix import CSRRows
 from captum_margin.scale.executor import Shared, map_blocks, share
 from captum_margin.scale.shards import Shards
 from captum_margin.signal.high_pass import Shift
@@ -142,7 +142,7 @@ def _hop_block(shards: Shards, shared: Shared, shift: Shift, b: int) -> Tensor:
 
 
 def _degree_block(
-    shards: Shards, dtype: torch.dtype, b: int, rows: SparseRows | None = None
+    shards: Shards, dtype: torch.dtype, b: int, rows: CSRRows | None = None
 ) -> Tensor:
     """Sums of the rows of a block, (n,): those in the store, if there are any."""
     kept = shards.degrees(b)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.scale._folder import BlockFolder
-from captum_margin.scale._matrix import SparseRows, pointer_of
+from captum_margin.scale._matrix import CSRRows, pointer_of
 from captum_margin.signal import Graph, as_undirected
 
 __all__ = ["RowShards", "Shards", "Values"]
@@ -107,7 +107,7 @@ class Shards:
         """The rows of block ``b``."""
         return self.folder.rows(b)
 
-    def sparse_rows(self, b: int) -> SparseRows:
+    def sparse_rows(self, b: int) -> CSRRows:
         """Block ``b`` of the weight matrix."""
         raise NotImplementedError
 
@@ -355,7 +355,7 @@ class RowShards(Shards):
             return indices, None
         return indices, self.folder.read(b, "values")
 
-    def sparse_rows(self, b: int) -> SparseRows:
+    def sparse_rows(self, b: int) -> CSRRows:
         """Block ``b`` of the weight matrix; no neighbour: no entry."""
         indices, values = self.block(b)
         flat = torch.from_numpy(indices).flatten()
@@ -363,11 +363,11 @@ class RowShards(Shards):
         if not self.folder.mark(b)["missing"]:
             small = torch.int32 if len(flat) < 2**31 else torch.int64
             pointer = torch.arange(0, len(flat) + 1, self.k, dtype=small)
-            return SparseRows(pointer, flat, weights)
+            return CSRRows(pointer, flat, weights)
         there = flat >= 0
         pointer = pointer_of(there.view(-1, self.k).sum(dim=1))
         weights = None if weights is None else weights[there]
-        return SparseRows(pointer, flat[there], weights)
+        return CSRRows(pointer, flat[there], weights)
 
 
 def index_dtype(n: int) -> type[np.signedinteger[Any]]:
