@@ -109,9 +109,7 @@ def scale_prose():
     hop = load("scale")["filter"]
     read = hop["50M x 15, in cell order"]["disk"]["random walk"]["wall_ratio"]
     yield f"On disk one hop over 50 million rows takes {read:.1f} times as long as"
-    ratio = {
-        order: hop[f"10M x 15, in {order} order"] for order in ("cell", "random")
-    }
+    ratio = {order: hop[f"10M x 15, in {order} order"] for order in ("cell", "random")}
     walk = {order: rows["random walk"]["cpu_ratio"] for order, rows in ratio.items()}
     made = ratio["cell"]["random walk, Gaussian of distances"]["cpu_ratio"]
     yield (
