@@ -195,7 +195,7 @@ def test_probabilities_are_not_squashed_unnoticed():
 BAD = {
     "domain": ({"domain": "pixels"}, ValueError, "expected domain 'unions' or"),
     "sided": ({"sided": "left"}, ValueError, "expected sided 'both', 'above' or"),
-    "evaluations": ({"n_evaluations": 15}, ValueError, "n_evaluations of at least 16"),
+    "evaluations": ({"n_evaluations": 15}, ValueError, "whole number of at least 16"),
     "per eval": (
         {"perturbations_per_eval": 0},
         AssertionError,
