@@ -22,6 +22,8 @@ from uuid import uuid4
 import numpy as np
 
 _FORMAT = 1
+# Each holds a file open, of which a process may have 1,024, or 256 on macOS.
+_KEPT_MAPS = 128
 
 
 class BlockFolder:
@@ -52,6 +54,7 @@ class BlockFolder:
             )
         self.starts = np.asarray(self.manifest["starts"], dtype=np.int64)  # (B + 1,)
         self._marks: dict[int, dict[str, Any]] = {}
+        self._maps: dict[Path, tuple[tuple[int, ...], np.ndarray]] = {}
 
     @classmethod
     def start(
@@ -150,6 +153,27 @@ class BlockFolder:
             raise self._broken(b, file, got)
         return array
 
+    def mapped(self, b: int, name: str) -> np.ndarray:
+        """The array of :meth:`read`, not to be written to, from a map that is kept.
+
+        To map a file and fault its pages in takes a third of the time of a product
+        with what it holds. The first few files stay mapped, while they are the same.
+        """
+        self.mark(b)
+        file = self._file(b, name)
+        try:
+            stat = os.stat(file)
+        except OSError as error:
+            raise self._broken(b, file, str(error)) from error
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if file in self._maps and self._maps[file][0] == state:
+            return self._maps[file][1]
+        self._maps.pop(file, None)
+        array = self.read(b, name)
+        if len(self._maps) < _KEPT_MAPS:
+            self._maps[file] = (state, array)
+        return array
+
     def will_need(self, b: int) -> None:
         """Asks the system to read a block ahead, while something else is done."""
         if not hasattr(os, "posix_fadvise"):  # macOS, Windows
@@ -178,7 +202,7 @@ class BlockFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: without what was read."""
-        return {**self.__dict__, "_marks": {}}
+        return {**self.__dict__, "_marks": {}, "_maps": {}}
 
     def _file(self, b: int, name: str) -> Path:
         return self.path / f"{b:06d}.{name}.npy"

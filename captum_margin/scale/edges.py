@@ -42,14 +42,16 @@ class EdgeShards(Shards):
     def block(self, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Pointer (n + 1,), neighbours and values (E_b,) of block ``b``, mapped.
 
+        They are kept for other calls: copy what you write to.
+
         Raises:
             ValueError: If the block is not finished, or a file is missing or changed.
         """
-        pointer = self.folder.read(b, "pointer")
-        indices = self.folder.read(b, "indices")
+        pointer = self.folder.mapped(b, "pointer")
+        indices = self.folder.mapped(b, "indices")
         if self.values == "none":
             return pointer, indices, None
-        return pointer, indices, self.folder.read(b, "values")
+        return pointer, indices, self.folder.mapped(b, "values")
 
     def sparse_rows(self, b: int) -> CSRRows:
         """Block ``b`` of the weight matrix."""

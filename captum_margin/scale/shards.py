@@ -51,7 +51,8 @@ class Shards:
         FileNotFoundError: If there is no store.
         ValueError: If it is of the other form, or of another version.
 
-    Cost: opening is free; arrays are mapped, and read where they are used.
+    Cost: opening is free; arrays are mapped, and read where they are used. The first
+    128 files of a store stay mapped, and open, for as long as the store lives.
     """
 
     _form = ""
@@ -115,7 +116,7 @@ class Shards:
         """Sums of the weights of the rows of block ``b``, (n,), float64, if kept."""
         if self.values != "weight" or "degrees" not in self.folder.mark(b)["files"]:
             return None
-        return torch.from_numpy(self.folder.read(b, "degrees"))
+        return torch.from_numpy(self.folder.mapped(b, "degrees"))
 
     def will_need(self, b: int) -> None:
         """Asks the system to read block ``b`` ahead, if there is one."""
@@ -347,13 +348,15 @@ class RowShards(Shards):
     def block(self, b: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Neighbours (n, k), -1 for none, and values (n, k) of block ``b``, mapped.
 
+        They are kept for other calls: copy what you write to.
+
         Raises:
             ValueError: If the block is not finished, or a file is missing or changed.
         """
-        indices = self.folder.read(b, "indices")
+        indices = self.folder.mapped(b, "indices")
         if self.values == "none":
             return indices, None
-        return indices, self.folder.read(b, "values")
+        return indices, self.folder.mapped(b, "values")
 
     def sparse_rows(self, b: int) -> CSRRows:
         """Block ``b`` of the weight matrix; no neighbour: no entry."""

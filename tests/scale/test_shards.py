@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_margin.scale import EdgeShards, RowShards, undirected
+from captum_margin.scale import EdgeShards, RowShards, _folder, undirected
 from captum_margin.signal import as_undirected, knn_graph
 from tests.helpers.shards import Crash, contents, crash_at, random_rows, stored
 from tests.reference import scale_reference as reference
@@ -143,6 +143,34 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     shards.folder.discard(1)
     assert 1 not in shards.finished
     assert stored(tmp_path).block(1)[0].shape == (7, 4)  # written anew
+
+
+def test_a_block_is_mapped_once_while_its_file_is_the_same(tmp_path):
+    shards = stored(tmp_path)
+    before = shards.block(1)[0]
+    assert shards.block(1)[0] is before
+    assert pickle.loads(pickle.dumps(shards)).block(1)[0] is not before
+    other = before[:, ::-1].copy()
+    RowShards(tmp_path).write_block(1, other, shards.block(1)[1])  # written by another
+    np.testing.assert_array_equal(shards.block(1)[0], other)
+    file = tmp_path / "000001.indices.npy"
+    file.write_bytes(file.read_bytes()[:-9])  # not even a kept map hides the damage
+    with pytest.raises(ValueError, match=r"block 1 .*000001.indices.npy"):
+        shards.block(1)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"block 1 .*000001.indices.npy"):
+        shards.block(1)
+
+
+def test_only_so_many_files_are_kept_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(_folder, "_KEPT_MAPS", 3)
+    shards = stored(tmp_path)
+    first = [array for b in range(3) for array in shards.block(b)]  # two files each
+    again = [array for b in range(3) for array in shards.block(b)]
+    same = [old is new for old, new in zip(first, again, strict=True)]
+    assert same == [True, True, True, False, False, False]
+    for old, new in zip(first, again, strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_changed_numbers_are_found_by_their_checksum(tmp_path):
