@@ -117,8 +117,8 @@ def scale_prose():
     large = hop["50M x 15, in cell order"]
     cold, warm = (large[m]["random walk"]["wall_ratio"] for m in ("disk", "page cache"))
     yield (
-        f"On disk one hop over 50 million rows takes {cold:.1f} times as long as reading "
-        f"the files, and {warm:.1f} times when they are in memory"
+        f"On disk one hop over 50 million rows takes {cold:.1f} times as long as "
+        f"reading the files, and {warm:.1f} times when they are in memory"
     )
     ratio = {order: hop[f"10M x 15, in {order} order"] for order in ("cell", "random")}
     walk = {order: rows["random walk"]["cpu_ratio"] for order, rows in ratio.items()}
