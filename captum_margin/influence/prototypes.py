@@ -169,7 +169,7 @@ class Prototypes(ScoresNewSamples):
             )
         used = self._used()
         return select_prototypes(
-            samples.features.to_dense(),  # cells have dense centres
+            samples.features,
             self._neighbors(samples).edge_index,
             n,
             labels=samples.labels if used.local else None,

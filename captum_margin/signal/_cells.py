@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.signal._kernel import check_block_size, sum_dtype
+from captum_margin.signal._sparse_rows import minus_products
 from captum_margin.signal.select import rank
 
 _TEMPERATURE = 0.05  # tau; chosen on a held-out part of the USPS training set
@@ -39,7 +40,7 @@ class Samples(NamedTuple):
     """What stays the same while prototypes move.
 
     Args:
-        x (Tensor): Features (N, F) around their mean.
+        x (Tensor): Features (N, F), around their mean unless they are sparse.
         norms (Tensor): Squared lengths of the rows of x, (N,).
         group (Tensor): Classes 0 .. C-1, (N,).
         labelled (bool): Whether the loss is the one with labels.
@@ -70,12 +71,12 @@ def nearest_prototypes(samples: Samples, prototypes: Tensor) -> Cells:
     x, group, far = samples.x, samples.group, samples.far
     n = prototypes.numel()
     position = _positions(prototypes, x.size(0))
-    centres, centre_norms = x[prototypes].T, samples.norms[prototypes]
+    centres, centre_norms = x[prototypes], samples.norms[prototypes]
     parts = []
     rows = check_block_size(samples.block_size, 8 * n)
     for start in range(0, x.size(0), rows):
         block = slice(start, start + rows)
-        square = torch.addmm(centre_norms, x[block], centres, alpha=-2)  # (rows, n)
+        square = minus_products(centre_norms[None], x[block], centres)  # (rows, n)
         square.add_(samples.norms[block, None]).clamp_(min=0)
         if not samples.labelled:
             own = _two_nearest(square, far)
@@ -175,7 +176,7 @@ def _gains(
         limit = nearest[:, 0] - norms
         for moves in (group[node] == c).nonzero().squeeze(1).split(rows):
             to = node[moves]
-            square = torch.addmm(norms[to, None], x[to], x.T, alpha=-2)  # - norms
+            square = minus_products(norms[to, None], x[to], x)  # - norms
             # It touches the samples of the cell that is left and those it attracts.
             move, i = ((square < limit) | (index == slot[moves, None])).nonzero(
                 as_tuple=True

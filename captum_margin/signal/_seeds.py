@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
+import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
+from captum_margin.signal._sparse_rows import as_sparse, minus_products, square_norms
 
 _EARLY = 100  # picks that decide which clusters are found at all
 _TRIALS = (10, 4)  # samples drawn for each of the early picks, and of the others
@@ -33,20 +36,15 @@ def spread_seeds(
 ) -> Tensor:
     """Finds n different samples near the centres of k-means, (n,).
 
-    k-means is SciPy's and runs on the CPU wherever x is.
+    k-means runs on the CPU wherever x is.
     """
     if n >= x.size(0):
         return torch.arange(x.size(0), device=x.device)
     if n == 0:
         return torch.arange(0, device=x.device)
-    picks = _far_picks(x - x.mean(dim=0), n, generator)
-    with warnings.catch_warnings():
-        # A cluster that is left empty, of duplicates say, keeps its centre.
-        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
-        found, _ = kmeans2(
-            x.cpu().numpy(), x[picks].cpu().numpy(), _ITERATIONS, minit="matrix"
-        )
-    centres = torch.from_numpy(found).to(x)
+    is_sparse = as_sparse(x) is not None  # what is centred is dense
+    picks = _far_picks(x if is_sparse else x - x.mean(dim=0), n, generator)
+    centres = _sparse_centres(x, picks) if is_sparse else _centres(x, picks)
     rows = check_block_size(block_size, x.size(0))
     blocks = distance_blocks(centres, x, rows)
     nearest = torch.cat([square.argmin(dim=1) for _, square in blocks])
@@ -58,6 +56,33 @@ def spread_seeds(
     return queue[first.sort().values[:n]]
 
 
+def _centres(x: Tensor, picks: Tensor) -> Tensor:
+    """Those of SciPy's k-means from the picked samples on, (n, F)."""
+    with warnings.catch_warnings():
+        # A cluster that is left empty, of duplicates say, keeps its centre.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        found, _ = kmeans2(
+            x.cpu().numpy(), x[picks].cpu().numpy(), _ITERATIONS, minit="matrix"
+        )
+    return torch.from_numpy(found).to(x)
+
+
+def _sparse_centres(x: Any, picks: Tensor) -> Tensor:
+    """The same of sparse samples, which scikit-learn's k-means takes."""
+    from sklearn.cluster import KMeans
+
+    start = x[picks].to_dense().numpy()
+    rows = x.tocsr().copy()
+    # It wants 32-bit indices, which SciPy does not choose everywhere.
+    rows.indices, rows.indptr = (
+        part.astype(np.int32) for part in (rows.indices, rows.indptr)
+    )
+    means = KMeans(len(picks), init=start, n_init=1, max_iter=_ITERATIONS, tol=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Number of distinct clusters")
+        return torch.from_numpy(means.fit(rows).cluster_centers_)
+
+
 def _far_picks(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Draws n different samples far from the earlier ones (greedy k-means++).
 
@@ -66,7 +91,7 @@ def _far_picks(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     2007). Each pick depends on all earlier ones, so they are a loop; SciPy's takes the
     distances to all earlier picks again for each, O(n²) of them for every sample.
     """
-    norms = x.square().sum(dim=1)
+    norms = square_norms(x)
     start = torch.randint(x.size(0), (1,), generator=generator).to(x.device)
     picks = [start]
     square = _square_distances(x, norms, start)[:, 0]
@@ -93,5 +118,5 @@ def _far_picks(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 def _square_distances(x: Tensor, norms: Tensor, nodes: Tensor) -> Tensor:
     """Squared distances from all samples to a few of them, (N, len(nodes))."""
-    square = torch.addmm(norms[:, None], x, x[nodes].T, alpha=-2) + norms[nodes]
+    square = minus_products(norms[:, None], x, x[nodes]) + norms[nodes]
     return square.clamp_(min=0)

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SparseRows", "as_sparse", "centred_product", "square_norms"]
+__all__ = [
+    "SparseRows",
+    "as_sparse",
+    "centred_product",
+    "minus_products",
+    "square_norms",
+]
 
 
 class SparseRows:
@@ -117,6 +123,16 @@ def square_norms(x: Any) -> Tensor:
         return x.square_norms()
     squares: Tensor = x.square().sum(dim=1)
     return squares
+
+
+def minus_products(added: Tensor, x: Any, y: Any) -> Tensor:
+    """``added`` - 2 x yᵀ of rows x and y, both sparse or neither; dense, (N, M)."""
+    if not isinstance(x, SparseRows):
+        return torch.addmm(added, x, y.T, alpha=-2)
+    if len(x) < len(y):  # the smaller matrix is the one to be laid out anew
+        return minus_products(added.T, y, x).T
+    product = (x.tocsr() @ y.tocsr().T.tocsr()).toarray()
+    return torch.from_numpy(product).mul_(-2) + added
 
 
 def centred_product(x: Any, centre: Tensor, w: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ here they are samples). The rule of the MARGIN paper is kept beside it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from torch import Tensor
 from captum_margin.signal._cells import Samples, nearest_prototypes, sweep
 from captum_margin.signal._kernel import as_features, check_block_size
 from captum_margin.signal._seeds import class_shares, spread_seeds
+from captum_margin.signal._sparse_rows import as_sparse, square_norms
 from captum_margin.signal.function import _check_labels
 from captum_margin.signal.graph import check_graph
 from captum_margin.signal.high_pass import HighPass
@@ -89,8 +90,9 @@ def select_prototypes(
 
     Cost: ``"cells"``: O(N · n · F) for the seeds, O(N · F · min(max(4 n, 1600), N)) for
     each sweep, which judges so many moves at most; O(N (n + F + block_size) + E)
-    memory. k-means is SciPy's: it holds the distances from a class to its seeds, and
-    runs on a copy on the CPU where the features are on another device.
+    memory. k-means is SciPy's, of sparse features scikit-learn's: it holds the
+    distances from a class to its seeds, and runs on a copy on the CPU where the
+    features are on another device.
     ``"paper"``: that of :func:`leave_neighborhood_out_mmd`.
 
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
@@ -120,8 +122,10 @@ def select_prototypes(
     n = min(n, x.size(0))
     if n == 0:
         return torch.empty(0, dtype=torch.long, device=x.device)
-    x = x - x.mean(dim=0)  # smaller numbers, smaller rounding errors
-    norms = x.square().sum(dim=1)
+    # Smaller numbers, smaller rounding errors; sparse ones would be dense.
+    rows = as_sparse(x)
+    x = x - x.mean(dim=0) if rows is None else cast(Tensor, rows.double())
+    norms = square_norms(x)
     far = float((4 * norms.max().sqrt() + 1).square())  # four times the radius, + 1
     samples = Samples(x, norms, group, int(group.max()) > 0, far, block_size)
     generator = torch.Generator().manual_seed(seed)  # on the CPU for any device

@@ -116,11 +116,17 @@ def test_an_empty_document_has_a_score():
     assert bool(scores.isfinite().all())
 
 
-def test_what_needs_dense_features_still_answers():
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csr_array])
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("rule", ["cells", "paper"])
+def test_prototypes_are_those_of_dense_features(never_dense, form, local, rule):
     words, labels = documents(120)
-    sparse = scipy.sparse.csr_matrix(words)
+    sparse = form(words)
+    sparse.indices = sparse.indices.astype(np.int64)
     chosen = [
-        Prototypes.from_features(x, labels, k=6).select(6) for x in (sparse, words)
+        # Few, or some cells have two samples, both as far from their mean.
+        Prototypes.from_features(x, labels, k=6, local=local).select(6, rule=rule)
+        for x in (sparse, words)
     ]
     assert torch.equal(*chosen)
 
