@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from tests.benchmarks.table_cells import MINUS, load
+from tests.benchmarks.table_cells import MINUS, load, number
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "tutorials" / "benchmarks.md"
@@ -103,6 +103,7 @@ def prose():
     yield from scale_prose()
     yield from representative_prose()
     yield from coalition_prose()
+    yield from sanity_prose()
 
 
 def scale_prose():
@@ -126,6 +127,32 @@ def scale_prose():
     yield (
         f"it takes {walk['random']:.1f} (random order) to {walk['cell']:.1f} (cell "
         f"order) times the CPU time of a sparse product of torch, and {made:.1f} times"
+    )
+
+
+def sanity_prose():
+    record = load("sanity")
+    digits, photographs = (record[p]["methods"] for p in ("labels", "parameters"))
+    left = [row["permuted"]["signed"]["mean"] for row in digits.values()]
+    left += [row["all"]["signed"]["mean"] for row in photographs.values()]
+    yield f"Signed, at most {max(left):.2f} is left"
+    of = ("RepresentativeInterpretation", "LayerGradCam", "IntegratedGradients")
+    ink, good = (
+        [number(digits[name][net]["on_ink"]["mean"], 2).text for name in of]
+        for net in ("permuted", "other net")
+    )
+    yield (
+        f"permuted labels leave {ink[0]} of `RepresentativeInterpretation`, "
+        f"{ink[1]} of Grad-CAM and {ink[2]} of IntegratedGradients ({good[0]}, {good[1]} and "
+        f"{good[2]} between"
+    )
+    own, other = (
+        photographs["CoalitionPerturbation"][state]["absolute"]
+        for state in ("all, own class", "all, own class, other image")
+    )
+    yield (
+        f"{own['mean']:.2f} ± {own['standard_error']:.2f} is left "
+        f"({other['mean']:.2f} ± {other['standard_error']:.2f} on other photographs)"
     )
 
 

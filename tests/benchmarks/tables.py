@@ -24,7 +24,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import table_images, table_influence, table_scale, table_summary
+from . import (
+    table_images,
+    table_influence,
+    table_sanity,
+    table_scale,
+    table_summary,
+)
 from .table_cells import RESULTS, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +57,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "neighbors": table_scale.neighbors,
     "scale": table_scale.scale,
     "audit": table_scale.audit,
+    "sanity": table_sanity.sanity,
     "active-learning": table_influence.active_learning,
     "active-learning-forms": partial(table_influence.active_learning, forms=True),
     "active-learning-paper": table_influence.active_learning_paper,
