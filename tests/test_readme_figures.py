@@ -143,8 +143,8 @@ def sanity_prose():
     )
     yield (
         f"permuted labels leave {ink[0]} of `RepresentativeInterpretation`, "
-        f"{ink[1]} of Grad-CAM and {ink[2]} of IntegratedGradients ({good[0]}, {good[1]} and "
-        f"{good[2]} between"
+        f"{ink[1]} of Grad-CAM and {ink[2]} of IntegratedGradients "
+        f"({good[0]}, {good[1]} and {good[2]} between"
     )
     own, other = (
         photographs["CoalitionPerturbation"][state]["absolute"]
