@@ -33,7 +33,8 @@ def prose():
     yield (
         f"SLIC {beside['MarginSaliency-paper']}, RISE {beside['RISE-800']}, Captum's "
         f"Lime {beside['Lime-400']}) and {memory['MarginSaliency']} MB beyond the "
-        f"warmed-up model ({memory['Lime-400']} MB for Lime)"
+        f"warmed-up model ({memory['Occlusion-400']} for Occlusion, "
+        f"{memory['Lime-400']} for Lime, {memory['RISE-800']} for RISE)"
     )
     apply = load("high_pass")["apply"]["1 channels"]
     plain, weighted, kept = (

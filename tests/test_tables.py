@@ -23,7 +23,6 @@ OF_UNKNOWN_MACHINE = {
     "representative",
     "representative_cost",
     "saliency",
-    "saliency_cost",
 }
 OF_UNKNOWN_SEED = {"coalition_cost", "influence_cost"}  # both are 0 in the code
 
