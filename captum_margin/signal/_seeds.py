@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
@@ -72,12 +73,15 @@ def _sparse_centres(x: Any, picks: Tensor) -> Tensor:
     from sklearn.cluster import KMeans
 
     start = x[picks].to_dense().numpy()
-    rows = x.tocsr().copy()
+    rows = x.tocsr()
     # It wants 32-bit indices, which SciPy does not choose everywhere.
-    rows.indices, rows.indptr = (
-        part.astype(np.int32) for part in (rows.indices, rows.indptr)
+    indices, pointer = (
+        part.astype(np.int32, copy=False) for part in (rows.indices, rows.indptr)
     )
-    means = KMeans(len(picks), init=start, n_init=1, max_iter=_ITERATIONS, tol=0)
+    rows = csr_array((rows.data, indices, pointer), shape=rows.shape)
+    means = KMeans(
+        len(picks), init=start, n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0
+    )  # with given centres nothing is random; so it leaves NumPy's generator alone
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Number of distinct clusters")
         return torch.from_numpy(means.fit(rows).cluster_centers_)
