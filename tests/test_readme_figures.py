@@ -134,6 +134,14 @@ def scale_prose():
 def sanity_prose():
     record = load("sanity")
     digits, photographs = (record[p]["methods"] for p in ("labels", "parameters"))
+    errors = [
+        cell[kind]["standard_error"]
+        for rows in (digits, photographs)
+        for row in rows.values()
+        for cell in row.values()
+        for kind in ("signed", "absolute")
+    ]
+    yield f"Standard errors are at most {max(errors):.2f}"
     left = [row["permuted"]["signed"]["mean"] for row in digits.values()]
     left += [row["all"]["signed"]["mean"] for row in photographs.values()]
     yield f"Signed, at most {max(left):.2f} is left"

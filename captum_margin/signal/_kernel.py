@@ -9,7 +9,12 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from captum_margin.signal._sparse_rows import SparseRows, as_sparse, square_norms
+from captum_margin.signal._sparse_rows import (
+    SparseRows,
+    as_sparse,
+    minus_products,
+    square_norms,
+)
 
 # Kernel values held at once by a block: 64 MiB in float64.
 BLOCK_NUMBERS = 2**23
@@ -94,11 +99,9 @@ def _sparse_blocks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Tensor]]:
         for v in (x, y)
     )
     x_norms, y_norms = square_norms(x), square_norms(y)
-    columns = y.tocsr().T.tocsr()
     for start in range(0, len(x), rows):
         block = slice(start, start + rows)
-        product = (x.tocsr()[block] @ columns).toarray()
-        square = torch.from_numpy(product).mul_(-2) + y_norms
+        square = minus_products(y_norms[None], x[block], y)
         square += x_norms[block, None]
         yield start, square.clamp_(min=0)
 
