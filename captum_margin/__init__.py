@@ -24,6 +24,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
     from captum_margin import attr, influence, metrics, neighbors, signal, viz
     from captum_margin._explain import explain
+    from captum_margin._version import __version__
     from captum_margin.explanation import Explanation
 
 __all__ = [
@@ -37,5 +38,3 @@ __all__ = [
     "signal",
     "viz",
 ]
-
-__version__ = "0.1.0"

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_margin.attr._captum import TargetType
-from captum_margin.attr._hooks import layer_name
+from captum_margin._model.captum import TargetType
+from captum_margin._model.hooks import layer_name
 from captum_margin.explanation import Explanation, Tensors, are_tensors
 
 __all__ = ["explain"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ from captum.attr import LayerAttribution
 from torch import Tensor
 
 from captum_margin._files import read_record, write_record
-from captum_margin.attr._captum import TargetType
+from captum_margin._model.captum import TargetType
+from captum_margin._version import versions
 from captum_margin.metrics import Evaluation, evaluate
-from captum_margin.metrics._images import versions
 from captum_margin.viz import visualize_comparison
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class Explanation:
     inputs: Tensors | None = None
     n_forward: int | None = None
     seconds: float | None = None
-    versions: dict[str, str] = field(default_factory=versions)
+    versions: dict[str, str] = field(
+        default_factory=partial(versions, "captum", "torch")
+    )
 
     def __repr__(self) -> str:
         """The figures in one line."""

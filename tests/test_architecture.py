@@ -1,6 +1,8 @@
 """The house rules, read from the imports and the files themselves."""
 
 import ast
+import graphlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +17,6 @@ import captum_margin
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "captum_margin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 400
 
 
 def module_name(path: Path) -> str:
@@ -36,6 +37,13 @@ def imported_names(source: str, module: str) -> set[str]:
                 base = ".".join([*parent, *([base] if base else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
+
+
+MODULE_NAMES = {module_name(path) for path in MODULES}
+IMPORTS = {
+    module_name(path): imported_names(path.read_text(), module_name(path))
+    for path in MODULES
+}
 
 
 def imports_of(subpackage: str) -> dict[str, set[str]]:
@@ -99,41 +107,118 @@ def test_scale_is_signal_and_neighbors_on_disk():
         assert violations(below, "captum_margin.scale") == []
 
 
+ABOVE_THE_WINGS = ("metrics", "viz", "cli", "explanation", "_explain")
+
+
+def of_package(*names: str) -> tuple[str, ...]:
+    return tuple(f"captum_margin.{name}" for name in names)
+
+
+def test_the_floor_of_models_knows_nothing_above_it():
+    above = of_package("attr", "influence", "neighbors", "scale", *ABOVE_THE_WINGS)
+    assert violations("_model", *above) == []
+
+
 def test_attr_and_influence_never_import_each_other():
-    above = tuple(
-        f"captum_margin.{n}" for n in ("metrics", "viz", "cli", "explanation")
-    )
-    assert violations("attr", "captum_margin.influence", *above) == []
-    assert violations("influence", "captum_margin.attr", *above) == []
+    above = of_package(*ABOVE_THE_WINGS)
+    assert violations("attr", *of_package("influence"), *above) == []
+    assert violations("influence", *of_package("attr"), *above) == []
 
 
-def test_metrics_use_nothing_of_attr_but_the_door_to_captum():
+@pytest.mark.parametrize("wing", ["margin", "representative", "coalition"])
+def test_a_wing_of_attr_stands_on_models_and_signal_alone(wing):
+    allowed = of_package("_model", "signal", "_notebook", f"attr.{wing}")
+    for module, names in imports_of(f"attr/{wing}").items():
+        own = {name for name in names if within(name, "captum_margin")}
+        assert {n for n in own if not any(within(n, a) for a in allowed)} == set(), (
+            module
+        )
+
+
+def test_metrics_use_the_door_to_captum_and_nothing_else_of_models():
+    allowed = of_package("metrics", "_model.captum", "_version")
     for module, names in imports_of("metrics").items():
         own = {name for name in names if within(name, "captum_margin")}
-        allowed = ("captum_margin.metrics", "captum_margin.attr._captum")
-        foreign = {n for n in own if not any(within(n, package) for package in allowed)}
-        # `from captum_margin.attr import _captum` also mentions the package.
-        assert foreign <= {"captum_margin", "captum_margin.attr"}, module
-        assert "captum_margin.attr" not in foreign or any(
-            within(name, "captum_margin.attr._captum") for name in own
-        ), module
+        assert {n for n in own if not any(within(n, a) for a in allowed)} == set(), (
+            module
+        )
+
+
+WINGS = [f"attr.{wing}" for wing in ("margin", "representative", "coalition")]
+WINGS += [f"cli.{wing}" for wing in ("explain", "audit", "demo")]
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_nobody_outside_a_wing_imports_its_inner_files(wing):
+    door = f"captum_margin.{wing}"
+    inner = {name for name in MODULE_NAMES if within(name, door) and name != door}
+    assert inner, "the wing is elsewhere"
+    trespass = {
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        if not within(module, door)
+        for name in names
+        if any(within(name, file) for file in inner)
+    }
+    assert trespass == set()
+
+
+@pytest.mark.parametrize(
+    ("hall", "shared"),
+    [("attr", set()), ("cli", {"output.py", "images.py", "classifier.py"})],
+)
+def test_no_file_lies_flat_beside_the_wings(hall, shared):
+    flat = {path.name for path in (PACKAGE / hall).iterdir() if path.is_file()}
+    assert flat == {"__init__.py"} | shared
+
+
+def graph_of_imports() -> dict[str, set[str]]:
+    """By module: the modules of this package it imports, at once or later."""
+    graph = {}
+    for module, names in IMPORTS.items():
+        # ``from package import name`` of a submodule mentions both; only the
+        # submodule is asked for.
+        known = {name if name in MODULE_NAMES else parent(name) for name in names}
+        found = known & MODULE_NAMES
+        deepest = {n for n in found if not any(m != n and within(m, n) for m in found)}
+        graph[module] = deepest - {module}
+    return graph
+
+
+def parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def test_no_import_circle_deferred_ones_included():
+    graph = graph_of_imports()
+    assert graph["captum_margin.attr"] >= {"captum_margin.attr.margin"}
+    sorter = graphlib.TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_one_file_touches_captums_private_names():
     private = {
         module
-        for path in MODULES
-        for module in [module_name(path)]
-        for name in imported_names(path.read_text(), module)
+        for module, names in IMPORTS.items()
+        for name in names
         if within(name, "captum") and any(p.startswith("_") for p in name.split("."))
     }
-    assert private == {"captum_margin.attr._captum"}
+    assert private == {"captum_margin._model.captum"}
 
 
-def test_no_file_is_too_long():
-    files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
-    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in files}
-    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+def test_the_public_names_are_those_on_record():
+    """A name that goes, or comes, is a decision: say it in CHANGELOG and here."""
+    record = (ROOT / "tests" / "public_names.txt").read_text().split()
+    halls = ("", ".attr", ".influence", ".metrics", ".neighbors", ".scale")
+    found = []
+    for hall in (*halls, ".signal", ".viz"):
+        module = importlib.import_module("captum_margin" + hall)
+        assert all(hasattr(module, name) for name in module.__all__), hall
+        found += [f"{module.__name__}.{name}" for name in module.__all__]
+    assert sorted(found) == record
 
 
 def loaded_by(statement: str) -> set[str]:

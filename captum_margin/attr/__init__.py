@@ -1,28 +1,24 @@
 """Attribution methods, used as those of :mod:`captum.attr`."""
 
-from captum_margin.attr._regions import slic_segments
-from captum_margin.attr.coalition_perturbation import (
+from captum_margin._model.layers import ConvLayer, last_conv_layer, tokens_to_maps
+from captum_margin._model.segments import slic_segments
+from captum_margin.attr.coalition import (
     CoalitionDetails,
     CoalitionPerturbation,
+    feature_coalitions,
 )
-from captum_margin.attr.feature_coalitions import feature_coalitions
-from captum_margin.attr.interpretation import (
-    Boundaries,
-    Interpretation,
-    RepresentativeDetails,
-    SimilarReferences,
-)
-from captum_margin.attr.interpretation_bank import (
+from captum_margin.attr.margin import MarginDetails, MarginSaliency
+from captum_margin.attr.representative import (
     Assignment,
     Atlas,
     BankReport,
+    Boundaries,
     Group,
+    Interpretation,
     InterpretationBank,
-)
-from captum_margin.attr.layers import ConvLayer, last_conv_layer, tokens_to_maps
-from captum_margin.attr.margin_saliency import MarginDetails, MarginSaliency
-from captum_margin.attr.representative_interpretation import (
+    RepresentativeDetails,
     RepresentativeInterpretation,
+    SimilarReferences,
 )
 
 __all__ = [

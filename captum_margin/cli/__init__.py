@@ -1,4 +1,4 @@
-"""The command line ``captum-margin``: one file per command, joined here."""
+"""The command line ``captum-margin``: a folder a command, joined here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import captum_margin
+from captum_margin._version import __version__
 from captum_margin.cli import audit, demo, explain
-from captum_margin.cli._output import CommandError
+from captum_margin.cli.output import CommandError
 
 __all__ = ["main"]
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`captum-margin COMMAND --help` lists the options of a command.",
     )
     parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {captum_margin.__version__}"
+        "--version", action="version", version=f"%(prog)s {__version__}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_command(commands)

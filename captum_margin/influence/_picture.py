@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,50 +11,54 @@ from torch import Tensor
 
 from captum_margin._notebook import NotebookFigure
 
-if TYPE_CHECKING:
-    from captum_margin.influence.result import InfluenceResult
-
-__all__ = ["contact_sheet", "histogram", "image_of"]
+__all__ = ["Shown", "contact_sheet", "histogram", "image_of"]
 
 
-def contact_sheet(
-    result: InfluenceResult, images: Any, n: int, n_neighbors: int
-) -> NotebookFigure:
-    """One row for each of the top samples: itself, then its nearest neighbours."""
-    samples = result.top(n).tolist()
-    columns = n_neighbors + 1
+class Shown(NamedTuple):
+    """One sample of a row.
+
+    Args:
+        image: Anything :func:`image_of` takes.
+        title: What stands above it.
+        first: Whether it is what the row is about.
+        same: Whether it has the label of the row's first.
+    """
+
+    image: Any
+    title: str
+    first: bool
+    same: bool
+
+
+def contact_sheet(rows: Sequence[Sequence[Shown]], heading: str) -> NotebookFigure:
+    """One row for each sample: itself, then what is nearest to it."""
+    columns = max(map(len, rows))
     figure = NotebookFigure(
-        figsize=(1.2 * columns + 0.4, 1.5 * len(samples)), layout="constrained"
+        figsize=(1.2 * columns + 0.4, 1.5 * len(rows)), layout="constrained"
     )
-    grid = figure.subplots(len(samples), columns, squeeze=False)
-    for row, i in zip(grid, samples, strict=True):
-        around = result.neighbors(i).indices[:n_neighbors].tolist()
-        for axis in row:
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, row in zip(grid, rows, strict=True):
+        for axis in axes:
             axis.set_axis_off()
-        for axis, j in zip(row, [i, *around], strict=False):
-            axis.imshow(image_of(images[j]), cmap="gray")
-            if result.labels is None:
-                axis.set_title(str(j), fontsize=8)
-                continue
-            same = bool(result.labels[j] == result.labels[i])
-            name = result.classes[int(result.labels[j])]
+        for axis, shown in zip(axes, row, strict=False):
+            axis.imshow(image_of(shown.image), cmap="gray")
             axis.set_title(
-                f"{j}: {name}" if j == i else str(name),
+                shown.title,
                 fontsize=8,
-                fontweight="bold" if j == i else "normal",
-                color="black" if same else "tab:red",
+                fontweight="bold" if shown.first else "normal",
+                color="black" if shown.same else "tab:red",
             )
-    figure.suptitle(f"{result.name}: top samples and their nearest neighbours")
+    figure.suptitle(heading)
     return figure
 
 
-def histogram(result: InfluenceResult) -> NotebookFigure:
+def histogram(scores: Tensor, name: str) -> NotebookFigure:
     """How many samples have which score."""
     figure = NotebookFigure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.hist(result.scores.cpu().numpy(), bins=50)
+    axes.hist(scores.cpu().numpy(), bins=50)
     axes.set_yscale("log")  # what is looked for is rare
-    axes.set(xlabel=f"{result.name} score", ylabel="samples")
+    axes.set(xlabel=f"{name} score", ylabel="samples")
     return figure
 
 

@@ -93,7 +93,7 @@ class Prototypes(ScoresNewSamples):
     images, 5 seeds) with 110 / 410 / 960 of them as the training set: 10.8 / 8.5 / 7.5%
     with labels and 15.0 / 9.5 / 7.8% without; the best of the peers reach 12.6 / 8.8 /
     7.8% with labels and 18.3 / 11.1 / 8.2% without
-    (``python -m tests.benchmarks.bench_prototypes``). Which prototype is nearest to new
+    (``python -m tests.benchmarks.prototypes.bench``). Which prototype is nearest to new
     samples, and how far from them, is found by
     :func:`~captum_margin.neighbors.neighbors_among`.
 

@@ -227,7 +227,7 @@ class InfluenceResult:
         Raises:
             ValueError: If ``n`` is below 1 or ``n_neighbors`` below 0.
         """
-        from captum_margin.influence._picture import contact_sheet, histogram
+        from captum_margin.influence._picture import Shown, contact_sheet, histogram
 
         if n < 1 or n_neighbors < 0:
             raise ValueError(
@@ -235,8 +235,29 @@ class InfluenceResult:
             )
         images = self.images if images is None else images
         if images is None:
-            return histogram(self)
-        return contact_sheet(self, images, n, n_neighbors)
+            return histogram(self.scores, self.name)
+        rows = []
+        for i in self.top(n).tolist():
+            around = self.neighbors(i).indices[:n_neighbors].tolist()
+            rows.append(
+                [
+                    Shown(images[j], self._title(j, j == i), j == i, self._alike(i, j))
+                    for j in [i, *around]
+                ]
+            )
+        return contact_sheet(
+            rows, f"{self.name}: top samples and their nearest neighbours"
+        )
+
+    def _title(self, i: int, first: bool) -> str:
+        """Number and class of a sample that is pictured; its neighbours' class only."""
+        if self.labels is None:
+            return str(i)
+        name = self.classes[int(self.labels[i])]
+        return f"{i}: {name}" if first else str(name)
+
+    def _alike(self, i: int, j: int) -> bool:
+        return self.labels is None or bool(self.labels[i] == self.labels[j])
 
     def _labels(self) -> Tensor:
         if self.labels is None:

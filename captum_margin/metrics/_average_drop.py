@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_margin.attr._captum import TargetType
+from captum_margin._model.captum import TargetType
+from captum_margin._version import versions
 from captum_margin.metrics._images import (
     check_images,
     resolve_baseline,
     spatial_map,
     target_scorer,
-    versions,
 )
 from captum_margin.metrics._ranked_masks import (
     TIE_RULE,
@@ -202,7 +202,7 @@ def average_drop(
             "softmax": softmax,
             "dtype": str(images.dtype),
             "image_size": list(images.shape[1:]),
-            "versions": versions(),
+            "versions": versions("captum", "torch"),
         },
     )
 

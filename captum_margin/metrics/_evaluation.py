@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from captum_margin.attr._captum import TargetType
+from captum_margin._model.captum import TargetType
 from captum_margin.metrics._average_drop import AverageDrop, average_drop
 from captum_margin.metrics._insertion_deletion import (
     InsertionDeletion,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_margin.attr._captum import (
+from captum_margin._model.captum import (
     TargetType,
     format_inputs,
     select_rows,
@@ -25,7 +24,6 @@ __all__ = [
     "resolve_baseline",
     "spatial_map",
     "target_scorer",
-    "versions",
 ]
 
 # (images of n_copies * B rows, n_copies) -> scores (n_copies * B,)
@@ -184,17 +182,3 @@ def check_count(value: int, name: str) -> None:
     """Raises unless ``value`` is a whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"expected {name} to be an int >= 1 (got {value!r})")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a number depends on."""
-    import captum
-
-    import captum_margin
-
-    return {
-        "captum_margin": captum_margin.__version__,
-        "captum": captum.__version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_margin.attr._captum import TargetType
+from captum_margin._model.captum import TargetType
+from captum_margin._version import versions
 from captum_margin.metrics._images import (
     check_count,
     check_images,
@@ -23,7 +24,6 @@ from captum_margin.metrics._images import (
     resolve_baseline,
     spatial_map,
     target_scorer,
-    versions,
 )
 from captum_margin.metrics._ranked_masks import (
     TIE_RULE,
@@ -198,6 +198,6 @@ def insertion_deletion(
             "softmax": softmax,
             "area": "trapezoid rule over the fraction of pixels",
             "dtype": str(images.dtype),
-            "versions": versions(),
+            "versions": versions("captum", "torch"),
         },
     )

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_margin.attr._captum import TargetType, target_outputs
+from captum_margin._model.captum import TargetType, target_outputs
+from captum_margin._version import versions
 from captum_margin.metrics._images import (
     check_count,
     check_images,
@@ -23,7 +24,6 @@ from captum_margin.metrics._images import (
     resolve_baseline,
     spatial_map,
     target_scorer,
-    versions,
 )
 from captum_margin.metrics._ranked_masks import RankedPath, rank_pixels, step_counts
 
@@ -197,7 +197,7 @@ def smallest_region(
             "ties": "pixels of equal value come together or not at all",
             "dtype": str(images.dtype),
             "image_size": list(images.shape[1:]),
-            "versions": versions(),
+            "versions": versions("captum", "torch"),
         },
     )
 

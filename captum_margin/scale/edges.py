@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from captum_margin._version import versions
 from captum_margin.scale._folder import BlockFolder, remove_folder
 from captum_margin.scale._matrix import CSRRows, pointer_of
 from captum_margin.scale.executor import map_blocks
-from captum_margin.scale.shards import RowShards, Shards, versions
+from captum_margin.scale.shards import RowShards, Shards
 
 __all__ = ["EdgeShards", "undirected"]
 
@@ -156,7 +157,7 @@ def undirected(
         **{key: value for key, value in manifest.items() if key != "format"},
         "form": EdgeShards._form,
         "symmetric": True,
-        "versions": versions(),
+        "versions": versions("numpy", "torch"),
     }
     order = shards.order
     BlockFolder.start(path, request, **({} if order is None else {"order": order}))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._version import versions
 from captum_margin.scale._folder import BlockFolder
 from captum_margin.scale._matrix import CSRRows, pointer_of
 from captum_margin.signal import Graph, as_undirected
@@ -255,7 +256,7 @@ class RowShards(Shards):
             "fingerprint": fingerprint,
             "ordered": order is not None,
             "starts": [int(start) for start in starts],
-            "versions": versions(),
+            "versions": versions("numpy", "torch"),
         }
         BlockFolder.start(Path(path), request, **arrays)
         return cls(path)
@@ -376,14 +377,3 @@ class RowShards(Shards):
 def index_dtype(n: int) -> type[np.signedinteger[Any]]:
     """The smallest integers that number n rows."""
     return np.int32 if n <= 2**31 - 1 else np.int64
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that wrote a store."""
-    import captum_margin
-
-    return {
-        "captum_margin": captum_margin.__version__,
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }

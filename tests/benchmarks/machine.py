@@ -1,7 +1,8 @@
-"""What a benchmark ran on, for its record: processor, threads, memory, system, GPU.
+"""What a benchmark ran on, for its record: processor, threads, memory, system, GPU;
+and the releases of what it ran.
 
 Results recorded before this file was there say nothing of the machine, or less; they
-are left as they are, see ``tests/test_tables.py``.
+are left as they are, see ``tests/documents/test_tables.py``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
     return {key: value for key, value in found.items() if value}
+
+
+def versions() -> dict[str, str]:
+    """Releases of what was run."""
+    from captum_margin._version import versions
+
+    return versions(
+        "captum", "torch", "torchvision", "grad-cam", "scikit-image", "numpy"
+    )
 
 
 def _processor() -> str:

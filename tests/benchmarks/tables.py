@@ -24,48 +24,54 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import (
-    table_images,
-    table_influence,
-    table_sanity,
-    table_scale,
-    table_summary,
-)
-from .table_cells import RESULTS, load
+from tests.benchmarks import summary
+from tests.benchmarks.active_learning import table as active_learning
+from tests.benchmarks.adversarial import table as adversarial
+from tests.benchmarks.audit import table as audit
+from tests.benchmarks.coalition import table as coalition
+from tests.benchmarks.decision_boundary import table as decision_boundary
+from tests.benchmarks.label_noise import table as label_noise
+from tests.benchmarks.neighbors import table as neighbors
+from tests.benchmarks.prototypes import table as prototypes
+from tests.benchmarks.records import RESULTS, load
+from tests.benchmarks.representative import table as representative
+from tests.benchmarks.saliency import table as saliency
+from tests.benchmarks.sanity import table as sanity
+from tests.benchmarks.scale import table as scale
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "tutorials/benchmarks.md", "tutorials/case_studies.md")
 DOCUMENTS = tuple(ROOT / page for page in PAGES)
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
 TABLES: dict[str, Callable[[], str]] = {
-    "summary": table_summary.summary,
-    "saliency": table_images.saliency,
-    "saliency-forms": table_images.saliency_forms,
-    "representative": table_images.representative,
-    "representative-increase": table_images.representative_increase,
-    "coalition": table_images.coalition,
-    "coalition-parts": table_images.coalition_parts,
-    "label-noise": table_influence.label_noise,
-    "label-noise-checked": table_influence.label_noise_checked,
-    "label-noise-forms": table_influence.label_noise_forms,
-    "prototypes": table_influence.prototypes,
-    "prototype-forms": table_influence.prototype_forms,
-    "criticisms": table_influence.criticisms,
-    "adversarial": table_influence.adversarial,
-    "adversarial-forms": table_influence.adversarial_forms,
-    "decision-boundary": table_influence.decision_boundary,
-    "neighbors": table_scale.neighbors,
-    "scale": table_scale.scale,
-    "audit": table_scale.audit,
-    "sanity": table_sanity.sanity,
-    "active-learning": table_influence.active_learning,
-    "active-learning-forms": partial(table_influence.active_learning, forms=True),
-    "active-learning-paper": table_influence.active_learning_paper,
+    "summary": summary.summary,
+    "saliency": saliency.saliency,
+    "saliency-forms": saliency.saliency_forms,
+    "representative": representative.representative,
+    "representative-increase": representative.representative_increase,
+    "coalition": coalition.coalition,
+    "coalition-parts": coalition.coalition_parts,
+    "label-noise": label_noise.label_noise,
+    "label-noise-checked": label_noise.label_noise_checked,
+    "label-noise-forms": label_noise.label_noise_forms,
+    "prototypes": prototypes.prototypes,
+    "prototype-forms": prototypes.prototype_forms,
+    "criticisms": prototypes.criticisms,
+    "adversarial": adversarial.adversarial,
+    "adversarial-forms": adversarial.adversarial_forms,
+    "decision-boundary": decision_boundary.decision_boundary,
+    "neighbors": neighbors.neighbors,
+    "scale": scale.scale,
+    "audit": audit.audit,
+    "sanity": sanity.sanity,
+    "active-learning": active_learning.active_learning,
+    "active-learning-forms": partial(active_learning.active_learning, forms=True),
+    "active-learning-paper": active_learning.active_learning_paper,
 }
-_SALIENCY = "python -m tests.benchmarks.bench_saliency --cache DIR/saliency"
-_COALITION = "python -m tests.benchmarks.bench_coalition --cache DIR/coalition"
-_SCALE = "python -m tests.benchmarks.bench_scale"
-_ACTIVE = "python -m tests.benchmarks.bench_active_learning --cache DIR/active"
+_SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
+_COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
+_SCALE = "python -m tests.benchmarks.scale.bench"
+_ACTIVE = "python -m tests.benchmarks.active_learning.bench --cache DIR/active"
 # Results that take several commands, or one that the record does not tell in full.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "active_learning": (f"{_ACTIVE} --ablation", f"{_ACTIVE} --report"),
@@ -88,9 +94,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "report",
         )
     ),
-    "influence_cost": ("python -m tests.benchmarks.bench_influence_cost --again",),
+    "influence_cost": ("python -m tests.benchmarks.influence_cost.bench --again",),
     "representative_cost": (
-        "python -m tests.benchmarks.bench_representative_cost --cache DIR --again",
+        "python -m tests.benchmarks.representative.cost --cache DIR --again",
     ),
 }
 

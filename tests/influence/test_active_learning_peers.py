@@ -9,10 +9,8 @@ from torch_geometric.utils import to_networkx, to_undirected
 
 pytest.importorskip("kmedoids", reason="the benchmark's k-medoids")
 
-from tests.benchmarks import active_learning_ablation as ablation
-from tests.benchmarks import active_learning_paper as paper
-from tests.benchmarks import active_learning_peers as peers
-from tests.benchmarks.active_learning_data import blocks, pool
+from tests.benchmarks.active_learning import ablation, paper, peers
+from tests.benchmarks.active_learning.data import blocks, pool
 
 
 def small_graph() -> Data:

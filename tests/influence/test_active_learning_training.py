@@ -10,8 +10,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 from torch_geometric.utils import erdos_renyi_graph
 
-from tests.benchmarks import active_learning_training as training
-from tests.benchmarks.active_learning_training import accuracies, trained_logits
+from tests.benchmarks.active_learning import training
+from tests.benchmarks.active_learning.training import accuracies, trained_logits
 
 EPOCHS, HIDDEN = 12, 5
 SELECTIONS = [torch.tensor([3, 17, 30]), torch.tensor([5]), torch.tensor([38, 0, 9, 2])]

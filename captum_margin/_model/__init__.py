@@ -1,0 +1,1 @@
+"""Everything that touches a torch model, or Captum's private helpers."""

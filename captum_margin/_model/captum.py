@@ -1,0 +1,345 @@
+"""The one file that touches Captum's private helpers.
+
+Captum moves its private names between releases; everything the package needs of
+them passes through here, so that such a move breaks one file and one test.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from captum._utils.common import (
+    _format_additional_forward_args,
+    _format_output,
+    _format_tensor_into_tuples,
+    _run_forward,
+    _select_targets,
+)
+from captum._utils.gradient import (
+    _extract_device_ids,
+    _forward_layer_distributed_eval,
+    _gather_distributed_tensors,
+    compute_layer_gradients_and_eval,
+)
+from captum._utils.typing import (
+    BaselineType,
+    TargetType,
+    TensorOrTupleOfTensorsGeneric,
+)
+from torch import Tensor, nn
+
+from captum_margin._model.failures import refusals_explained
+from captum_margin._model.hooks import eager
+from captum_margin._model.precision import models_precision
+
+__all__ = [
+    "BaselineType",
+    "TargetType",
+    "TensorOrTupleOfTensorsGeneric",
+    "are_probabilities",
+    "check_output",
+    "format_inputs",
+    "format_output",
+    "layer_and_output",
+    "layer_gradients",
+    "select_rows",
+    "select_targets",
+    "take_rows",
+    "target_outputs",
+    "target_scores",
+]
+
+
+def format_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Returns the inputs as a tuple of tensors that share a non-empty batch axis.
+
+    Raises:
+        AssertionError: If ``inputs`` is neither a tensor nor a tuple (as in Captum).
+        ValueError: If a tensor has no batch axis, the batch is empty, the batch
+            sizes differ, or a value is NaN or infinite.
+    """
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    assert all(isinstance(part, Tensor) for part in parts), (
+        "expected inputs as a tensor, or a tuple of tensors for several inputs (got "
+        f"{', '.join(sorted({type(part).__name__ for part in parts}))}); convert them, "
+        "for example with torch.as_tensor or torch.stack"
+    )
+    formatted: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
+    sizes = [tuple(tensor.shape) for tensor in formatted]
+    if any(len(size) == 0 or size[0] == 0 for size in sizes) or (
+        len({size[0] for size in sizes}) != 1
+    ):
+        raise ValueError(
+            "expected inputs whose first axis is one non-empty batch axis "
+            f"(got shapes {sizes}); add it with `inputs.unsqueeze(0)`"
+        )
+    for tensor in formatted:
+        if tensor.layout != torch.strided:
+            raise ValueError(
+                f"expected dense inputs (got {tensor.layout}); call .to_dense() first"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(
+                "expected finite inputs (got NaN or infinity); clean them first, "
+                "for example with torch.nan_to_num"
+            )
+    return formatted
+
+
+def format_output(
+    is_tuple: bool, output: tuple[Tensor, ...]
+) -> Tensor | tuple[Tensor, ...]:
+    """Returns what came in: a tuple for a tuple, a tensor for a tensor."""
+    formatted: Tensor | tuple[Tensor, ...] = _format_output(is_tuple, output)
+    return formatted
+
+
+def target_outputs(
+    forward_func: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+) -> Tensor:
+    """Runs ``forward_func`` and refuses what cannot be scored.
+
+    Returns:
+        Tensor: The model's output.
+
+    Raises:
+        TypeError: If the output is no tensor.
+        ValueError: If the output holds NaN or infinity.
+    """
+    with models_precision(), refusals_explained(forward_func, inputs):
+        output: Tensor = _run_forward(
+            forward_func, inputs, None, additional_forward_args
+        )
+    check_output(output)
+    return output
+
+
+def check_output(output: object) -> None:
+    """Refuses what cannot be scored.
+
+    Raises:
+        TypeError: If the output is no tensor.
+        ValueError: If the output holds NaN or infinity.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"expected forward_func to return a tensor (got {type(output).__name__}); "
+            "wrap it so that it returns the tensor of scores"
+        )
+    if not torch.isfinite(output).all():
+        raise ValueError(
+            "expected finite model outputs (got NaN or infinity); check the model "
+            "and the scale of its inputs"
+        )
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether rows (B, C) look like the output of a softmax."""
+    return bool((scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3)
+
+
+def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
+    """One entry of ``output`` for each of its n rows, (n,).
+
+    Raises:
+        AssertionError: If the target does not fit the output (as in Captum), or if
+            there is more than one entry per row and no target.
+        ValueError: If there is no such class.
+    """
+    shape = tuple(output.shape)
+    got = f"(got {textwrap.shorten(repr(target), 80)} for an output of shape {shape})"
+    form = (
+        "expected target as an int, for all examples, or as one int for each of the "
+        f"{rows}, in a list or an integer tensor; as tuples of ints where the output "
+        f"has more axes {got}"
+    )
+    real = isinstance(target, Tensor) and target.is_floating_point()
+    assert not real and not isinstance(target, bool), form
+    try:
+        selected: Tensor = _select_targets(output, target)
+    except AssertionError:
+        raise AssertionError(form) from None
+    except (IndexError, RuntimeError):
+        last = ", ".join(str(size - 1) for size in shape[1:])
+        raise ValueError(f"expected a target from 0 to {last} {got}") from None
+    assert selected.numel() == rows, (
+        f"Target not provided when necessary: expected one score per example, "
+        f"({rows},) (got {tuple(selected.shape)}); pass `target`, and let "
+        "forward_func score every example of a batch by itself."
+    )
+    return selected.reshape(rows)
+
+
+def layer_and_output(
+    forward_func: Callable[..., Tensor],
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+    *,
+    device_ids: list[int] | None = None,
+    attribute_to_layer_input: bool = False,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The tensors at a layer and the model's output, in one forward pass.
+
+    Layers that are changed in place and models in ``DataParallel`` are what Captum
+    makes of them: the values before the change, gathered from all devices.
+
+    Raises:
+        ValueError: If the layer is not run.
+    """
+    refusals = refusals_explained(forward_func, inputs, layer)
+    with eager(), refusals, _layer_is_run(layer):
+        saved, output = _forward_layer_distributed_eval(
+            forward_func,
+            inputs,
+            layer,
+            additional_forward_args=additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            forward_hook_with_return=True,
+        )
+    check_output(output)
+    device_ids = _extract_device_ids(forward_func, saved, device_ids)
+    return _gather_distributed_tensors(saved[layer], device_ids), output
+
+
+def layer_gradients(
+    score_func: Callable[..., Tensor],
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: object = None,
+    *,
+    device_ids: list[int] | None = None,
+    attribute_to_layer_input: bool = False,
+    grad_kwargs: dict[str, Any] | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Gradients of one score a row with respect to a layer's tensors, and these.
+
+    Gradients are enabled inside, and no parameter's ``.grad`` is touched.
+    """
+    with eager(), _layer_is_run(layer):
+        gradients, values = compute_layer_gradients_and_eval(
+            score_func,
+            layer,
+            inputs,
+            additional_forward_args=additional_forward_args,
+            device_ids=device_ids,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
+        )
+    return gradients, values
+
+
+@contextmanager
+def _layer_is_run(layer: nn.Module) -> Iterator[None]:
+    """Says what to do about a layer whose hook is not called."""
+    try:
+        yield
+    except AssertionError as error:
+        if "hook did not" not in str(error):
+            raise
+        raise ValueError(
+            f"expected a layer that the model runs (got a {type(layer).__name__} that "
+            "is not run); pass one of this very model, model.get_submodule(name), not "
+            "of a copy, and no layer that only training needs"
+        ) from None
+    except RuntimeError as error:
+        if "not require grad" not in str(error):
+            raise
+        raise ValueError(
+            "expected scores that have a gradient with respect to the layer (got some "
+            "without); the model must not detach them, round them or leave torch; "
+            "MarginSaliency needs no gradient"
+        ) from None
+
+
+def target_scores(
+    forward_func: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    target: TargetType,
+    additional_forward_args: object = None,
+    *,
+    softmax: bool = True,
+) -> Tensor:
+    """Scores of the target, one per row of ``inputs``.
+
+    The softmax needs the whole row of logits, so the model runs without a target and
+    the target is selected afterwards.
+
+    Args:
+        forward_func (Callable): The model.
+        inputs (tuple[Tensor, ...]): Tensors of n rows.
+        target (int, tuple, Tensor or list, optional): As in
+            :class:`captum.attr.FeatureAblation`.
+        additional_forward_args (Any, optional): As there.
+        softmax (bool): Whether a two-dimensional output of more than one column is
+            taken as logits and turned into probabilities. Other outputs are used as
+            they are. Default: True
+
+    Returns:
+        Tensor: Scores of shape (n,).
+
+    Raises:
+        AssertionError: If the target does not fit the output (as in Captum), or if
+            there is more than one score per row and no target.
+    """
+    output = target_outputs(forward_func, inputs, additional_forward_args)
+    if softmax and output.dim() == 2 and output.shape[1] > 1:
+        if are_probabilities(output):
+            warnings.warn(
+                "the model's outputs are probabilities already: pass softmax=False, "
+                "or return logits, so that the softmax is not applied twice",
+                stacklevel=2,
+            )
+        # Half precision would round away what a masked copy changes.
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        output = output.softmax(dim=1, dtype=dtype)
+    return select_targets(output, target, inputs[0].shape[0])
+
+
+def select_rows(
+    target: TargetType,
+    additional_forward_args: object,
+    rows: Tensor,
+    n_examples: int,
+) -> tuple[TargetType, tuple[object, ...] | None]:
+    """The target and the forward arguments of some examples of a batch.
+
+    Args:
+        target (int, tuple, Tensor or list, optional): As in Captum, for the batch.
+        additional_forward_args (Any, optional): As in Captum, for the batch.
+        rows (Tensor): The examples, one index a row, repeats allowed, (n,).
+        n_examples (int): Examples in the batch.
+
+    Returns:
+        tuple: The target and the arguments for the n rows. As in Captum, one target
+        for all stays as it is, and tensors that hold a value per example are indexed.
+    """
+    args = _format_additional_forward_args(additional_forward_args)
+    if args is not None:
+        args = tuple(
+            arg[rows.to(arg.device)]
+            if isinstance(arg, Tensor) and arg.dim() and len(arg) == n_examples
+            else arg
+            for arg in args
+        )
+    if isinstance(target, list) and len(target) == n_examples:
+        target = [target[row] for row in rows.tolist()]
+    elif isinstance(target, Tensor) and target.dim() == 1 and target.numel() > 1:
+        if len(target) == n_examples:
+            target = target[rows.to(target.device)]
+    return target, args
+
+
+def take_rows(
+    inputs: tuple[Tensor, ...], additional_forward_args: object, rows: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[object, ...] | None]:
+    """The inputs and the forward arguments of some examples of a batch."""
+    _, args = select_rows(None, additional_forward_args, rows, len(inputs[0]))
+    return tuple(tensor[rows.to(tensor.device)] for tensor in inputs), args

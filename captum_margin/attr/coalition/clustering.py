@@ -1,0 +1,254 @@
+"""Coalitions: the regions of an image whose deep features belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_margin._model.captum import format_inputs, select_rows
+from captum_margin._model.precision import full_precision
+from captum_margin.attr.coalition.feature_maps import (
+    full_resolution_features,
+    layer_features,
+    pyramid_features,
+)
+
+__all__ = ["continuity_loss", "feature_coalitions", "similarity_loss"]
+
+#: Directions kept of each feature map: nearly all of its variance.
+_DIRECTIONS = 16
+#: Clusters to begin with, the channels of the responses r.
+_RESPONSES = 32
+_MOMENTUM, _RATE, _EPSILON = 0.9, 0.1, 1e-5
+#: Pixels of the longer side on which responses are learnt, before they are enlarged.
+_SIDE = 112
+
+
+@torch.inference_mode(False)  # where gradients cannot be had at all
+@torch.no_grad()
+@full_precision()
+def feature_coalitions(
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    layer: nn.Module | list[nn.Module] | None = None,
+    additional_forward_args: object | None = None,
+    *,
+    n_coalitions: int = 16,
+    resolution: Literal["pyramid", "full"] = "pyramid",
+    n_steps: int = 100,
+    continuity: float = 1.0,
+    seed: int = 0,
+    show_progress: bool = False,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    r"""Divides images into regions of like deep features.
+
+    The features of every pixel go through a linear map to :math:`\ell` = 32 responses
+    and a batch normalisation over the pixels of the image, r. The map is learnt anew
+    for each image (Hu et al. 2024; the losses are those of Kim, Kanezaki and Tanaka,
+    https://arxiv.org/abs/2007.09990): each pixel n is drawn to the response that is
+    its largest, :math:`c_n = \arg\max_j r_{nj}`, and neighbours to each other,
+
+    .. math:: -\frac{1}{N} \sum_n \log \operatorname{softmax}(r_n)_{c_n}
+        + \mu \big( \overline{|\nabla_x r|} + \overline{|\nabla_y r|} \big),
+
+    until ``n_coalitions`` responses are left that are anywhere the largest, or the
+    steps are done; then the most frequent are kept, and the pixels of the others go to
+    the one of these that is largest there. The features stay as the network has them,
+    so that one forward pass is all that it costs the network; each feature map is
+    reduced to its 16 principal directions, which leaves the pairs of pixels nearly as
+    far apart.
+
+    The result is a ``feature_mask`` for :class:`captum.attr.FeatureAblation`,
+    :class:`captum.attr.KernelShap`, :class:`captum_margin.attr.MarginSaliency` and
+    :class:`captum_margin.attr.CoalitionPerturbation`: one of shape (B, 1, H, W) is
+    ``coalitions[:, None]``.
+
+    Args:
+        forward_func (Callable): The model; a Module unless ``layer`` is given.
+        inputs (Tensor): Images of shape (B, C, H, W).
+        layer (Module or list, optional): The layers whose outputs (B, K, h, w) are
+            clustered, upsampled bilinearly. Default: None, by ``resolution``.
+        additional_forward_args (Any, optional): As in
+            :class:`captum.attr.FeatureAblation`. Default: None.
+        n_coalitions (int, optional): How many at most, at least 1. An image of little
+            variety has fewer. Default: 16.
+        resolution (str, optional): Without ``layer``: ``"pyramid"`` takes the last
+            feature maps of each size, upsampled; ``"full"`` (the paper) runs the
+            network's sequential convolutional trunk (VGG, AlexNet, SqueezeNet and the
+            like) with stride 1 and without pooling, which costs tens of forward
+            passes. Default: ``"pyramid"``.
+        n_steps (int, optional): Steps of the clustering at most. Default: 100.
+        continuity (float, optional): :math:`\mu`, at least 0; high values make large,
+            compact coalitions. Default: 1.0.
+        seed (int, optional): Of the first map, the same for each image. Default: 0.
+        show_progress (bool, optional): A bar over the images. Default: False.
+        reshape_transform (Callable, optional): From the outputs of ``layer`` to
+            (B, K, h, w), for layers of tokens, such as
+            :func:`~captum_margin.attr.tokens_to_maps`. Default: None.
+
+    Returns:
+        Tensor: Shape (B, H, W), int64, on the device of ``inputs``; the coalitions of
+        each image are numbered from 0 without gaps. The same for an image alone and in
+        a batch, and for the same seed.
+
+    Raises:
+        TypeError: If ``inputs`` are not one floating tensor, or ``layer`` no modules.
+        ValueError: If they are no images, an option is out of its range, a layer has
+            no feature maps, or the network's cannot be found.
+
+    Cost: per image one forward pass (``"full"``: the trunk at H x W positions; for
+    SqueezeNet and 224 px about 0.6 GB), then at most ``n_steps`` steps of
+    O(H · W · 32 · d), d at most 16 for each feature map.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(),
+    ...                     nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+    ...                     nn.Flatten(), nn.LazyLinear(2)).eval()
+    >>> image = torch.zeros(1, 1, 16, 16)
+    >>> image[..., 8:] = 1.0
+    >>> mask = feature_coalitions(net, image, n_coalitions=2)
+    >>> mask.shape
+    torch.Size([1, 16, 16])
+    """
+    (images,) = _images(inputs)
+    if n_coalitions < 1 or n_steps < 0 or not continuity >= 0:
+        raise ValueError(
+            "expected n_coalitions >= 1, n_steps >= 0 and continuity >= 0 "
+            f"(got {n_coalitions}, {n_steps} and {continuity})"
+        )
+    if resolution not in ("pyramid", "full"):
+        raise ValueError(
+            f"expected resolution 'pyramid' or 'full' (got {resolution!r})"
+        )
+    layers = [layer] if isinstance(layer, nn.Module) else layer
+    if layers is not None and (
+        not layers or not all(isinstance(one, nn.Module) for one in layers)
+    ):
+        raise TypeError(f"expected layer as a Module or a list of them (got {layer!r})")
+    size = tuple(images.shape[2:])
+    shrink = max(1.0, max(size) / _SIDE) if resolution == "pyramid" else 1.0
+    coarse = tuple(max(1, round(side / shrink)) for side in size)
+    coalitions = []
+    rows = range(len(images))
+    for row in tqdm(rows, desc="feature_coalitions", disable=not show_progress):
+        index = torch.tensor([row])
+        # A copy: layers may change it in place. Another layout would round otherwise.
+        image = images[index].contiguous()
+        _, args = select_rows(None, additional_forward_args, index, len(images))
+        if layers is not None:
+            maps = layer_features(forward_func, layers, image, args, reshape_transform)
+        elif resolution == "full":
+            maps = full_resolution_features(forward_func, image, args)
+        else:
+            maps = pyramid_features(forward_func, image, args)
+        features = torch.cat([_pixels(of_layer, coarse) for of_layer in maps], dim=1)
+        response = _responses(
+            features, coarse, n_coalitions, n_steps, continuity, seed
+        ).T.view(1, -1, *coarse)
+        if coarse != size:
+            response = F.interpolate(
+                response, size, mode="bilinear", align_corners=False
+            )
+        coalitions.append(_largest(response[0], n_coalitions))
+    return torch.stack(coalitions)
+
+
+def _largest(response: Tensor, n_coalitions: int) -> Tensor:
+    """Which response (L, H, W) is the largest of those that are so most often, (H, W).
+
+    So that no more than ``n_coalitions`` are left when the steps are done.
+    """
+    often = response.argmax(dim=0).flatten().bincount(minlength=len(response))
+    kept = often.sort(descending=True, stable=True).indices[:n_coalitions]
+    cluster: Tensor = response[kept].argmax(dim=0).unique(return_inverse=True)[1]
+    return cluster
+
+
+def similarity_loss(responses: Tensor) -> Tensor:
+    """Cross entropy of the responses (N, L) with their own largest, a scalar."""
+    return F.cross_entropy(responses, responses.argmax(dim=1))
+
+
+def continuity_loss(responses: Tensor) -> Tensor:
+    """Mean absolute differences of the responses (H, W, L) down and across, summed."""
+    total = responses.new_zeros(())
+    for axis in (0, 1):
+        if responses.shape[axis] > 1:
+            total = total + responses.diff(dim=axis).abs().mean()
+    return total
+
+
+def _images(inputs: object) -> tuple[Tensor]:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"expected images as one floating-point tensor (B, C, H, W) (got {got}); "
+            "convert them as the model needs them"
+        )
+    (images,) = format_inputs(inputs)
+    if images.dim() != 4:
+        raise ValueError(
+            f"expected images of shape (B, C, H, W) (got {tuple(images.shape)})"
+        )
+    return (images.detach(),)
+
+
+def _pixels(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Feature maps (1, K, h, w) as rows (H · W, d) of unit mean square length.
+
+    Directions are taken before the maps are enlarged: both are linear, so that the
+    order makes no difference but in price.
+    """
+    rows = maps[0].flatten(1).T
+    rows = rows - rows.mean(dim=0)
+    scale = rows.square().sum(dim=1).mean().sqrt()
+    if not scale > 0:
+        nothing: Tensor = rows.new_zeros(size[0] * size[1], 1)
+        return nothing
+    # Directions of the largest variance; K x K is small beside the map.
+    directions = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -_DIRECTIONS:]
+    # The sign of a direction is arbitrary and differs between machines.
+    largest = directions.abs().argmax(dim=0, keepdim=True)
+    directions = directions * directions.gather(0, largest).sign()
+    reduced = (rows @ directions / scale).T.view(1, -1, *maps.shape[2:])
+    if tuple(maps.shape[2:]) != size:
+        reduced = F.interpolate(reduced, size, mode="bilinear", align_corners=False)
+    pixels: Tensor = reduced[0].flatten(1).T
+    return pixels
+
+
+@torch.enable_grad()
+def _responses(
+    features: Tensor,
+    size: tuple[int, ...],
+    n_coalitions: int,
+    n_steps: int,
+    continuity: float,
+    seed: int,
+) -> Tensor:
+    """Responses (h · w, L) of one image from the features (h · w, d) of its pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    width = features.shape[1]
+    start = torch.randn(width, _RESPONSES, generator=generator)
+    weight = (start / width**0.5).to(features).requires_grad_()
+    optimizer = torch.optim.SGD([weight], lr=_RATE, momentum=_MOMENTUM)
+    features = features / features.std().clamp(min=_EPSILON)
+    for step in range(n_steps + 1):
+        response = features @ weight
+        spread = response.var(dim=0, unbiased=False) + _EPSILON
+        response = (response - response.mean(dim=0)) / spread.sqrt()
+        cluster = response.detach().argmax(dim=1)
+        if step == n_steps or cluster.unique().numel() <= n_coalitions:
+            break
+        loss = similarity_loss(response)
+        if continuity > 0:
+            loss = loss + continuity * continuity_loss(response.view(*size, -1))
+        (weight.grad,) = torch.autograd.grad(loss, weight)
+        optimizer.step()
+    learnt: Tensor = response.detach()
+    return learnt

@@ -1,0 +1,340 @@
+"""The search for the largest perturbation of a batch that leaves its scores alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_margin._model.captum import (
+    TargetType,
+    are_probabilities,
+    select_rows,
+    select_targets,
+    take_rows,
+    target_outputs,
+)
+from captum_margin.attr.coalition.losses import (
+    ROUNDING,
+    coalition_loss,
+    drop_loss,
+    extent_loss,
+    gaussian_smoothed,
+    margin_loss,
+)
+
+__all__ = ["Search", "SearchResult", "search"]
+
+#: An image is done when its loss has not fallen by this share in so many steps.
+_PATIENCE, _SHARE = 10, 0.002
+#: The result is a mean of p over the last steps, weighted by powers of this.
+_DECAY = 0.95
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search for, and how.
+
+    Attributes:
+        n_steps: Steps of Adam at most.
+        learning_rate: Its step, in units of p.
+        mask_size: Side of the coarse grid whose enlargement p is; None: p has a value
+            of its own for every pixel and channel.
+        smoothing: Sigma of a Gaussian over p, as a share of the shorter side.
+        noise: Standard deviation of the noise, in those of each image.
+        n_samples: Noises a step, in pairs of opposite sign; 1 without noise.
+        confidence: ``"drop"`` or ``"margin"``.
+        weights: Of the extent, the confidence and the coalitions.
+        move_coalitions: Whether each coalition also moves as a whole.
+        softmax: Whether outputs (n, C > 1) are logits.
+        seed: Of the noise.
+        rows: Perturbed images in one forward pass at most.
+        show_progress: A bar over the steps.
+    """
+
+    n_steps: int
+    learning_rate: float
+    mask_size: int | None
+    smoothing: float
+    noise: float
+    n_samples: int
+    confidence: Literal["drop", "margin"]
+    weights: tuple[float, float, float]
+    move_coalitions: bool
+    softmax: bool
+    seed: int
+    rows: int
+    show_progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The perturbation, and what it took.
+
+    Attributes:
+        perturbation: Mean of p over the last steps, (B, C, H, W).
+        losses: Extent, confidence and coalition losses of each image at each step,
+            unweighted, (n_steps, 3, B), NaN after its last one.
+        n_steps: Steps of each image, (B,); 0 where p = 1 needs no search.
+    """
+
+    perturbation: Tensor
+    losses: Tensor
+    n_steps: Tensor
+
+
+class _Scorer:
+    """Confidence losses of perturbed rows of the batch."""
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Tensor],
+        images: Tensor,
+        baselines: Tensor,
+        target: TargetType,
+        args: object,
+        options: Search,
+    ) -> None:
+        self.forward_func = forward_func
+        self.images, self.baselines = images, baselines
+        self.target, self.args = target, args
+        self.options = options
+        deviation = images.flatten(1).std(dim=1, unbiased=False)
+        self.noise = options.noise * deviation.view(-1, 1, 1, 1)
+        if options.confidence == "drop":
+            with torch.no_grad():
+                self.reference, logs = self._all_scores(images)
+                if logs:
+                    self.scale = torch.ones_like(self.reference)
+                else:
+                    # The unit of other scores is unknown: what the baseline changes.
+                    faded, _ = self._all_scores(baselines)
+                    scale = (self.reference - faded).abs()
+                    self.scale = scale.where(scale > 0, 1)
+
+    def loss(self, p: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
+        """L_conf (n,) of the images ``rows`` under p (n, C, H, W) and the noise."""
+        images, baselines = self.images[rows], self.baselines[rows]
+        perturbed = images + p * (baselines - images + self.noise[rows] * noise)
+        output, target = self._output(perturbed.to(images.dtype), rows)
+        if self.options.confidence == "margin":
+            if output.dim() != 2 or output.shape[1] < 2:
+                raise ValueError(
+                    "expected scores (B, C) of several classes for confidence='margin' "
+                    f"(got {tuple(output.shape)}); use confidence='drop'"
+                )
+            return margin_loss(output, select_targets(output, target, len(rows)))
+        selected, _ = self._selected(output, target, len(rows))
+        return drop_loss(selected, self.reference[rows], self.scale[rows])
+
+    @torch.no_grad()
+    def stand_without_image(self) -> Tensor:
+        """Which images (B,) lose nothing when they are the baseline altogether.
+
+        All three losses have their minimum at p = 1 then, whatever their weights. The
+        search would come near it and stop, and leave a map of its own habits.
+        """
+        if self.options.noise > 0:  # of which a few draws prove nothing
+            return self.images.new_zeros(len(self.images), dtype=torch.bool)
+        limit = ROUNDING if self.options.confidence == "drop" else 0.0
+        whole, no_noise = torch.ones_like(self.images), torch.zeros_like(self.images)
+        parts = torch.arange(len(self.images)).split(self.options.rows)
+        losses = [self.loss(whole[rows], no_noise[rows], rows) for rows in parts]
+        return torch.cat(losses) <= limit
+
+    def _all_scores(self, images: Tensor) -> tuple[Tensor, bool]:
+        parts, logs = [], False
+        for rows in torch.arange(len(images)).split(self.options.rows):
+            output, target = self._output(images[rows], rows)
+            selected, logs = self._selected(output, target, len(rows))
+            if logs and are_probabilities(output):
+                warnings.warn(
+                    "the model's outputs are probabilities already: pass "
+                    "softmax=False, or return logits, so that the softmax is not "
+                    "applied twice",
+                    stacklevel=2,
+                )
+            parts.append(selected)
+        return torch.cat(parts), logs
+
+    def _output(self, images: Tensor, rows: Tensor) -> tuple[Tensor, TargetType]:
+        count = len(self.images)
+        _, args = take_rows((self.images,), self.args, rows)
+        target, _ = select_rows(self.target, None, rows, count)
+        output = target_outputs(self.forward_func, (images,), args)
+        # Half precision would round away what a small step changes.
+        return output.to(torch.promote_types(output.dtype, torch.float32)), target
+
+    def _selected(
+        self, output: Tensor, target: TargetType, count: int
+    ) -> tuple[Tensor, bool]:
+        """The target's scores, and whether they are log-probabilities."""
+        logs = self.options.softmax and output.dim() == 2 and output.shape[1] > 1
+        if logs:
+            output = output.log_softmax(dim=1)
+        return select_targets(output, target, count), logs
+
+
+class _Mask:
+    """p as an enlarged grid plus a value for each coalition, within [0, 1]."""
+
+    def __init__(self, images: Tensor, coalitions: Tensor, options: Search) -> None:
+        size, _, height, width = images.shape
+        self.shape = (height, width)
+        self.coalitions = coalitions
+        side = options.mask_size
+        self.fine = side is None
+        self.sigma = options.smoothing * min(height, width)
+        shape = (
+            tuple(images.shape)
+            if side is None
+            else (size, 1, min(side, height), min(side, width))
+        )
+        # In half precision a step of Adam would be lost, and pixels be miscounted.
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        self.grid = images.new_zeros(shape, dtype=dtype, requires_grad=True)
+        self.parameters = [self.grid]
+        self.offsets: Tensor | None = None
+        if options.move_coalitions:
+            count = int(coalitions.max()) + 1
+            self.offsets = self.grid.new_zeros(size, count, requires_grad=True)
+            self.parameters.append(self.offsets)
+
+    def value(self) -> Tensor:
+        """P, (B, 1 or C, H, W); gradients pass through its bounds.
+
+        Otherwise a value that once overshot 0 could never come back.
+        """
+        p: Tensor = self.grid
+        if not self.fine:
+            p = F.interpolate(p, self.shape, mode="bilinear", align_corners=False)
+        if self.offsets is not None:
+            of_pixels = self.offsets.gather(1, self.coalitions.flatten(1))
+            p = p + of_pixels.view(len(p), 1, *self.shape)
+        if self.sigma > 0:
+            p = gaussian_smoothed(p, self.sigma, repeat_edges=True)
+        return p + (p.clamp(0, 1) - p).detach()
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Keeps the parameters where a step can undo the last."""
+        low = 0.0 if self.offsets is None else -1.0
+        self.grid.clamp_(low, 1)
+        if self.offsets is not None:
+            self.offsets.clamp_(0, 1)
+
+
+@torch.enable_grad()
+def search(
+    forward_func: Callable[..., Tensor],
+    images: Tensor,
+    baselines: Tensor,
+    target: TargetType,
+    args: object,
+    coalitions: Tensor,
+    options: Search,
+) -> SearchResult:
+    """Minimises the weighted losses of every image by Adam."""
+    scorer = _Scorer(forward_func, images, baselines, target, args, options)
+    mask = _Mask(images, coalitions, options)
+    optimizer = torch.optim.Adam(mask.parameters, lr=options.learning_rate)
+    generator = torch.Generator().manual_seed(options.seed)  # the same on any device
+    losses = mask.grid.new_full((options.n_steps, 3, len(images)), torch.nan)
+    weights = losses.new_tensor(options.weights)[:, None]
+    stand = scorer.stand_without_image()
+    if bool(stand.any()):
+        _warn_of_nothing_to_keep(stand)
+    active = ~stand
+    average = torch.zeros_like(mask.value()).detach()
+    n_steps = torch.zeros_like(active, dtype=torch.long)
+    best, best_step = torch.full_like(losses[0, 0], torch.inf), n_steps.clone()
+    for step in tqdm(
+        range(options.n_steps),
+        desc="CoalitionPerturbation",
+        disable=not options.show_progress,
+    ):
+        if not bool(active.any()):
+            break
+        p = mask.value()
+        noises = _noises(images, options, generator)
+        confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
+        extent, coalition = extent_loss(p), coalition_loss(p, coalitions)
+        terms = torch.stack([extent, confidence, coalition]).detach()
+        losses[step] = terms.where(active, torch.nan)
+        n_steps += active
+        decayed = _DECAY * average + (1 - _DECAY) * p.detach()
+        average = decayed.where(active.view(-1, 1, 1, 1), average)
+        total = (weights * terms).sum(dim=0)
+        better = active & ((total < best - _SHARE * total.abs()) | best.isinf())
+        best, best_step = total.where(better, best), n_steps.where(better, best_step)
+        active = active & (n_steps - best_step < _PATIENCE)
+        slopes = torch.autograd.grad(
+            [p, extent, coalition],
+            mask.parameters,
+            [
+                weights[1] * slope,
+                weights[0].expand_as(extent),
+                weights[2].expand_as(coalition),
+            ],
+        )
+        for parameter, gradient in zip(mask.parameters, slopes, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        mask.bound()
+    steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
+    found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
+    return SearchResult(found, losses, n_steps)
+
+
+def _warn_of_nothing_to_keep(stand: Tensor) -> None:
+    which = stand.nonzero().flatten().tolist()
+    named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+    warnings.warn(
+        f"the score of {len(which)} of {len(stand)} images (number {named}) is no "
+        "lower when the baseline replaces all of the image: nothing has to be kept, "
+        "the map is 0. Check that the model sees the target in the image; if it sees "
+        "it in the baseline too, pass other baselines",
+        stacklevel=2,
+    )
+
+
+def _confidence(
+    scorer: _Scorer, p: Tensor, noises: Tensor, active: Tensor, options: Search
+) -> tuple[Tensor, Tensor]:
+    """Mean L_conf over the noises of each active image, (B,), and its gradient in p."""
+    loss, slope = p.new_zeros(len(p)), torch.zeros_like(p)
+    images = active.nonzero().squeeze(1)
+    samples = torch.arange(len(noises), device=p.device)
+    pairs = torch.cartesian_prod(images, samples)
+    for which, sample in (part.unbind(dim=1) for part in pairs.split(options.rows)):
+        leaf = p[which].requires_grad_()
+        of_rows = scorer.loss(leaf, noises[sample], which) / len(noises)
+        if not of_rows.requires_grad:
+            raise ValueError(
+                "expected scores that have a gradient with respect to the inputs; "
+                "explain other models with MarginSaliency, which needs none"
+            )
+        (of_leaf,) = torch.autograd.grad(of_rows.sum(), leaf, materialize_grads=True)
+        if not torch.isfinite(of_leaf).all():
+            raise ValueError(
+                "expected finite gradients of the scores (got NaN or infinity); check "
+                "the model, for example for square roots of zero"
+            )
+        slope.index_add_(0, which, of_leaf)
+        loss.index_add_(0, which, of_rows.detach().to(loss))
+    return loss, slope
+
+
+def _noises(images: Tensor, options: Search, generator: torch.Generator) -> Tensor:
+    """Standard normal noises (S, C, H, W), the same for all images, in pairs."""
+    shape = tuple(images.shape[1:])
+    if options.noise == 0:
+        return images.new_zeros(1, *shape)
+    half = torch.randn(options.n_samples // 2, *shape, generator=generator)
+    return torch.cat([half, -half]).to(images)

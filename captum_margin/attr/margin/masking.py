@@ -1,0 +1,136 @@
+"""Scores of masked copies of the inputs, in chunks through one reused buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_margin._model.captum import TargetType, select_rows, target_scores
+
+__all__ = ["Domain", "MaskedScorer"]
+
+
+class Domain(Protocol):
+    """The nodes of one example: ways to keep a part of it."""
+
+    def __len__(self) -> int:
+        """N, the number of nodes."""
+
+    def masks(self, nodes: Tensor) -> tuple[Tensor, ...]:
+        """How much of each element some nodes keep, in [0, 1].
+
+        Returns:
+            tuple[Tensor, ...]: One tensor an input, broadcastable to
+            (n, *input.shape[1:]).
+        """
+
+
+class MaskedScorer:
+    """The target's score when only a part of an example is present.
+
+    A masked copy is ``baseline + mask * (input - baseline)``; inputs that are not
+    floating point (token ids, flags) are kept where the mask is above one half.
+
+    Args:
+        forward_func (Callable): The model.
+        inputs (tuple[Tensor, ...]): B examples.
+        baselines (tuple[Tensor, ...]): What stands where nothing is present, of the
+            shapes of the inputs.
+        target (int, tuple, Tensor or list, optional): As in Captum, for B examples.
+        additional_forward_args (Any, optional): As in Captum.
+        softmax (bool): Whether two-dimensional outputs are logits.
+        perturbations_per_eval (int): Masked copies of the batch in a forward pass: at
+            most ``perturbations_per_eval * B`` rows.
+
+    Cost: beyond the model, two buffers of ``perturbations_per_eval * B`` rows an input.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+        baselines: tuple[Tensor, ...],
+        target: TargetType,
+        additional_forward_args: object,
+        *,
+        softmax: bool,
+        perturbations_per_eval: int,
+    ) -> None:
+        self.forward_func = forward_func
+        self.inputs = inputs
+        self.baselines = baselines
+        self.target = target
+        self.additional_forward_args = additional_forward_args
+        self.softmax = softmax
+        self.n_rows = perturbations_per_eval * inputs[0].shape[0]
+
+    def unmasked(self) -> Tensor:
+        """Scores of the inputs themselves, (B,)."""
+        return target_scores(
+            self.forward_func,
+            tuple(tensor.clone() for tensor in self.inputs),  # for in-place models
+            self.target,
+            self.additional_forward_args,
+            softmax=self.softmax,
+        )
+
+    def masked(
+        self, domains: Sequence[tuple[int, Domain]], progress: tqdm[Any]
+    ) -> list[Tensor]:
+        """Scores of all nodes of some (example, domain), one tensor (N,) a domain.
+
+        Chunks run on from domain to domain, so that small ones share a forward pass.
+        """
+        if not domains:
+            return []
+        device = self.inputs[0].device
+        counts = [len(domain) for _, domain in domains]
+        owners = torch.arange(len(domains)).repeat_interleave(torch.tensor(counts))
+        examples = torch.tensor([example for example, _ in domains])
+        nodes = torch.cat([torch.arange(count) for count in counts]).to(device)
+        n_rows = min(self.n_rows, len(owners))
+        buffers = [
+            tensor.new_empty(n_rows, *tensor.shape[1:]) for tensor in self.inputs
+        ]
+        scores = []
+        for start in range(0, len(owners), n_rows):
+            chunk = owners[start : start + n_rows]
+            parts, lengths = chunk.unique_consecutive(return_counts=True)
+            masks = [
+                domains[part][1].masks(of_part)
+                for part, of_part in zip(
+                    parts.tolist(),
+                    nodes[start : start + n_rows].split(lengths.tolist()),
+                    strict=True,
+                )
+            ]
+            rows = examples[chunk]
+            copies = tuple(
+                self._blend(index, rows.to(device), kept, buffers[index])
+                for index, kept in enumerate(zip(*masks, strict=True))
+            )
+            target, args = select_rows(
+                self.target, self.additional_forward_args, rows, len(self.inputs[0])
+            )
+            of_chunk = target_scores(
+                self.forward_func, copies, target, args, softmax=self.softmax
+            )
+            scores.append(of_chunk.clone())  # it may be a view of the buffer
+            progress.update(len(rows))
+        return list(torch.cat(scores).split(counts))
+
+    def _blend(
+        self, index: int, rows: Tensor, masks: tuple[Tensor, ...], buffer: Tensor
+    ) -> Tensor:
+        """``baseline + mask * (input - baseline)`` of one input, into the buffer."""
+        out = buffer[: len(rows)]
+        tensor, baseline = self.inputs[index], self.baselines[index]
+        mask = torch.cat(masks).expand(len(rows), *tensor.shape[1:])
+        if tensor.is_floating_point():
+            mask = mask.to(tensor.dtype)
+            return torch.lerp(baseline[rows], tensor[rows], mask, out=out)
+        return torch.where(mask > 0.5, tensor[rows], baseline[rows], out=out)

@@ -1,0 +1,406 @@
+"""One interpretation for many images that a network decides alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from captum.attr import GradientAttribution, LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_margin._model.arguments import warn_of_training
+from captum_margin._model.captum import TargetType, format_inputs
+from captum_margin._model.layer_view import LayerView, class_scores
+from captum_margin.attr.representative.bank import InterpretationBank
+from captum_margin.attr.representative.boundaries import BoundaryTable, fit_boundaries
+from captum_margin.attr.representative.interpret import (
+    attribute_rows,
+    choose_layer,
+    interpretation_of,
+    make_bank,
+    warn_of_own_boundary,
+)
+from captum_margin.attr.representative.interpretation import (
+    Interpretation,
+    RepresentativeDetails,
+)
+from captum_margin.attr.representative.references import References, ReferenceSource
+from captum_margin.attr.representative.state import (
+    dump_table,
+    layer_of_state,
+    load_table,
+)
+
+__all__ = ["RepresentativeInterpretation"]
+
+
+class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
+    r"""Heat maps of a layer that are shared by all images decided alike.
+
+    From reference images Q decision boundaries of the network are sampled, hyperplanes
+    :math:`\langle W, \psi \rangle + b = 0` in the space of the layer's feature maps.
+    Around an image, the few of them are chosen whose polytope covers as many references
+    as possible and no more of those predicted otherwise than must be. The heat map
+    weights the channels by the normals W, as Grad-CAM does by the gradient at the one
+    image; every image that the polytope covers has the same weights. For the formula
+    see :meth:`Interpretation.attribute`. Lam et al., "Finding Representative
+    Interpretations on Convolutional Neural Networks", ICCV 2021
+    (https://arxiv.org/abs/2108.06384).
+
+    It replaces :class:`captum.attr.LayerGradCam` by changing the class name and giving
+    references: images that the network knows, of any label, some hundreds of each class
+    that matters. Give it logits: where the network above the layer is piecewise linear
+    (ReLU, pooling) boundaries are exact; else see :attr:`linearization_error`.
+
+    Attributes:
+        references: What :meth:`fit` was given, or the constructor.
+        linearization_error (float): Median over the boundaries of the error of the
+            linear forecast when every value of a feature map grows or shrinks by 1% at
+            random, over what such a step changes typically: 0 up to rounding and kinks
+            where the network above is piecewise linear.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Tensor],
+        layer: nn.Module | None = None,
+        references: ReferenceSource | None = None,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Makes an explainer of a model at a layer.
+
+        Args:
+            forward_func (Callable): The model, or any function of the inputs that runs
+                it, with class scores out: (B, C), or one score a row.
+            layer (Module, optional): The layer whose output (B, K, h, w) or (B, K) is
+                explained, usually the last with an extent in space. Default: None, what
+                :func:`~captum_margin.attr.last_conv_layer` finds, with a warning that
+                names it; this needs ``forward_func`` to be a Module.
+            references (Tensor, tuple, Dataset or DataLoader, optional): Fitted with
+                :meth:`fit`'s defaults when they are first needed. Default: None
+            device_ids (list[int], optional): As in Captum. Default: None
+            reshape_transform (Callable, optional): A linear function from the layer's
+                output to (B, K, h, w), for layers of tokens, (B, tokens, K), such as
+                :func:`~captum_margin.attr.tokens_to_maps`. Default: None
+        """
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        self.layer: Any = layer  # None until it is chosen
+        GradientAttribution.__init__(self, forward_func)
+        self.reshape_transform = reshape_transform
+        self.references = references
+        self._batch_size = 32
+        self._fit_options: dict[str, Any] = {}  # of fit_boundaries
+        # One table for each layer (and its input) asked for: Captum's TCAV changes
+        # the layer from call to call.
+        self._tables: list[tuple[nn.Module, bool, BoundaryTable]] = []
+
+    def fit(
+        self,
+        references: ReferenceSource,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        n_boundaries: int = 50,
+        batch_size: int = 32,
+        seed: int | None = None,
+        show_progress: bool = False,
+    ) -> RepresentativeInterpretation:
+        """Samples boundaries and finds on which side of them every reference lies.
+
+        The references are read once, in batches, and their feature maps are not kept.
+        Another layer (as :class:`captum.concept.TCAV` asks for) is fitted with the
+        same options when it is first explained.
+
+        Args:
+            references (Tensor, tuple[Tensor, ...], Dataset or DataLoader): M inputs of
+                the model. Items of a data set may be (x, ..., label): the last entry
+                of two or more is not used. Loaders must not shuffle.
+            additional_forward_args (Any, optional): As in Captum; a tensor of M rows
+                goes with the references. Default: None
+            attribute_to_layer_input (bool, optional): Whether the layer's input is
+                explained. Default: False
+            n_boundaries (int, optional): Q, at most M are used. More separate classes
+                better, and take Q feature maps of memory. Default: 50
+            batch_size (int, optional): References in a forward pass; a loader has its
+                own. Default: 32
+            seed (int, optional): Seed of the sample. Default: None, it is drawn from
+                torch's global generator, so that ``torch.manual_seed`` repeats it
+            show_progress (bool, optional): Shows a progress bar over the references.
+                Default: False
+
+        Returns:
+            RepresentativeInterpretation: itself.
+
+        Raises:
+            TypeError: If the references, or the model's outputs, are no tensors.
+            ValueError: If there are no references, they are shuffled or have no
+                indices, an option is out of range, or there is NaN or infinity.
+
+        Cost: M + Q forward passes and Q forward and backward passes; memory for a
+        batch, Q feature maps and M * Q numbers.
+        """
+        if not isinstance(n_boundaries, int) or n_boundaries < 1:
+            raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
+        source = References(references, batch_size)
+        warn_of_training(self.forward_func)
+        self._choose_layer(source, additional_forward_args)
+        options = {
+            "additional_forward_args": additional_forward_args,
+            "n_boundaries": n_boundaries,
+            "seed": seed,
+        }
+        table = self._fit_table(
+            source, attribute_to_layer_input, options, show_progress
+        )
+        # Nothing is changed before the fit has come to its end.
+        self.references = references
+        self._batch_size, self._fit_options = batch_size, options
+        self._tables = [(self.layer, attribute_to_layer_input, table)]
+        return self
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        paper: bool = False,
+        return_details: bool = False,
+    ) -> Tensor | tuple[Tensor, RepresentativeDetails]:
+        r"""Heat maps of the layer, each under the interpretation of its input.
+
+        An input that is predicted as its target has the polytope around itself. For
+        another target it has that of the most similar reference predicted as the
+        target, the one whose projections to the sampled boundaries differ least.
+
+        Args:
+            inputs (Tensor or tuple[Tensor, ...]): As in
+                :class:`captum.attr.LayerGradCam`.
+            target (int, tuple, Tensor or list, optional): As there. Default: None, for
+                models with one score a row: the map is the evidence for a high score
+            additional_forward_args (Any, optional): As there. Default: None
+            attribute_to_layer_input (bool, optional): As there. Default: False
+            relu_attributions (bool, optional): Only evidence for the target, see
+                :meth:`Interpretation.attribute`. Default: False
+            attr_dim_summation (bool, optional): Whether channels are summed.
+                Default: True
+            grad_kwargs (dict, optional): As there; used where an input falls back to
+                its own boundary. Default: None
+            paper (bool, optional): The paper's weights, see there. Default: False
+            return_details (bool, optional): Also returns
+                :class:`RepresentativeDetails`. Default: False
+
+        Returns:
+            *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
+            sum, detached; or a pair of these and **details**.
+
+        Raises:
+            AssertionError: If a target is missing, or not one an example (as in
+                Captum), or the layer has several tensors.
+            ValueError: Without references, such a class, or inputs of their size.
+
+        Cost: :meth:`fit` before the first; one forward pass; a backward pass for inputs
+        that no boundary separates: they get their own, with a warning.
+
+        Examples::
+
+            >>> import torch
+            >>> from captum_margin.attr import RepresentativeInterpretation
+            >>> from torch import nn
+            >>> _ = torch.manual_seed(0)
+            >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(),
+            ...     nn.Linear(8 * 30 * 30, 10))
+            >>> references = torch.randn(200, 3, 32, 32)
+            >>> explainer = RepresentativeInterpretation(net, net[1], references)
+            >>> images = torch.randn(2, 3, 32, 32)
+            >>> target = net(images).argmax(dim=1)
+            >>> explainer.attribute(images, target=target).shape
+            torch.Size([2, 1, 30, 30])
+        """
+        inputs = format_inputs(inputs)
+        view, table = self._fitted(attribute_to_layer_input)
+        maps, details = attribute_rows(
+            view,
+            table,
+            inputs,
+            target,
+            additional_forward_args,
+            grad_kwargs,
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            paper=paper,
+        )
+        return (maps, details) if return_details else maps
+
+    def interpret(
+        self,
+        x: Tensor | tuple[Tensor, ...],
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Interpretation:
+        """The interpretation of one input: what else the network decides so, and why.
+
+        Args:
+            x (Tensor or tuple[Tensor, ...]): One example, with its batch axis.
+            additional_forward_args (Any, optional): As in Captum. Default: None
+            attribute_to_layer_input (bool, optional): As there. Default: False
+
+        Returns:
+            Interpretation: Of the class that the input is predicted as.
+
+        Raises:
+            ValueError: If there are no references or more than one example.
+        """
+        inputs = format_inputs(x)
+        if len(inputs[0]) != 1:
+            raise ValueError(
+                f"expected one example, (1, ...) (got {len(inputs[0])}); explain the "
+                "others one by one, or all with attribute() or bank()"
+            )
+        view, table = self._fitted(attribute_to_layer_input)
+        values, output = view.values_and_output(inputs, additional_forward_args)
+        projections = table.project(values)[0].cpu()
+        predicted = int(class_scores(output).argmax(dim=1))
+        one = interpretation_of(
+            view, table, projections, predicted, inputs, additional_forward_args
+        )
+        if one.own_boundary:
+            warn_of_own_boundary(1)
+        return replace(one, _references=self._references())
+
+    def bank(
+        self,
+        n_per_class: int = 10,
+        *,
+        seed: int = 0,
+        attribute_to_layer_input: bool = False,
+    ) -> InterpretationBank:
+        """Interpretations that together explain images never seen.
+
+        The references of each predicted class are clustered by k-means, in the space
+        of their projections to the sampled boundaries (distances there are what
+        :meth:`Interpretation.similar` ranks by, and no feature maps need be kept); the
+        reference nearest to each centre is interpreted.
+
+        Args:
+            n_per_class (int, optional): Interpretations of each class; fewer where it
+                has fewer references. Default: 10
+            seed (int, optional): Seed of k-means. Default: 0
+            attribute_to_layer_input (bool, optional): As in :meth:`attribute`.
+                Default: False
+
+        Returns:
+            InterpretationBank: The interpretations.
+
+        Raises:
+            ValueError: If there are no references, or no interpretations asked for.
+
+        Cost: k-means on M points of Q numbers; no forward pass, but for references
+        that no boundary separates.
+        """
+        if n_per_class < 1:
+            raise ValueError(f"expected n_per_class of at least 1 (got {n_per_class})")
+        view, table = self._fitted(attribute_to_layer_input)
+        references = self._references()
+        args = self._fit_options.get("additional_forward_args")
+        return make_bank(view, table, references, args, n_per_class, seed)
+
+    @property
+    def linearization_error(self) -> float:
+        """See the class; of the layer as it was fitted last."""
+        if not self._tables:
+            self._fitted(False)
+        return self._tables[-1][2].linearization_error
+
+    def state_dict(self, attribute_to_layer_input: bool = False) -> dict[str, Any]:
+        """What was fitted: the boundaries and M * Q projections, no images.
+
+        Args:
+            attribute_to_layer_input (bool, optional): As in :meth:`fit`. Default: False
+
+        Returns:
+            dict: Tensors and plain values: ``torch.save`` writes it, ``torch.load(...,
+            weights_only=True)`` reads it.
+        """
+        view, table = self._fitted(attribute_to_layer_input)
+        return dump_table(table, view)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` of an explainer of this layer returned.
+
+        Args:
+            state (Mapping): The state.
+
+        Raises:
+            ValueError: If it is of another version or layer, or incomplete.
+        """
+        if self.layer is None:
+            self.layer = layer_of_state(self.forward_func, state)
+        to_input, table = load_table(state, self._view(False))
+        self._tables = [(self.layer, to_input, table)]
+        self.references = None
+
+    def attribute_future(self) -> None:
+        """Not available: a fallback takes two passes, one after the other."""
+        raise NotImplementedError(
+            "attribute_future is not implemented for RepresentativeInterpretation"
+        )
+
+    def _view(self, to_input: bool) -> LayerView:
+        return LayerView(
+            self.forward_func,
+            self.layer,
+            self.device_ids,
+            to_input,
+            self.reshape_transform,
+        )
+
+    def _references(self) -> References | None:
+        given = self.references
+        return None if given is None else References(given, self._batch_size)
+
+    def _choose_layer(self, source: References | None, args: object) -> None:
+        """Takes the last layer with maps where none was given."""
+        if self.layer is None and source is not None:
+            self.layer = choose_layer(self.forward_func, source, args)
+
+    def _fitted(self, to_input: bool) -> tuple[LayerView, BoundaryTable]:
+        """The model at the layer, and what was fitted for it, or is now."""
+        warn_of_training(self.forward_func)
+        source = self._references()
+        self._choose_layer(source, self._fit_options.get("additional_forward_args"))
+        for layer, input_side, table in self._tables:
+            if layer is self.layer and input_side == to_input:
+                return self._view(to_input), table
+        if source is None:
+            fitted = ", ".join(
+                f"the {'input' if side else 'output'} of {type(layer).__name__}"
+                for layer, side, _ in self._tables
+            )
+            raise ValueError(
+                f"expected references (got none; fitted: {fitted or 'nothing'}); call "
+                "fit(references), or give references to the constructor"
+            )
+        table = self._fit_table(source, to_input, self._fit_options, False)
+        self._tables.append((self.layer, to_input, table))
+        return self._view(to_input), table
+
+    def _fit_table(
+        self,
+        source: References,
+        to_input: bool,
+        options: Mapping[str, Any],
+        show_progress: bool,
+    ) -> BoundaryTable:
+        with tqdm(desc=f"{self.get_name()} fit", disable=not show_progress) as progress:
+            return fit_boundaries(self._view(to_input), source, progress, **options)

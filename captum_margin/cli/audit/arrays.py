@@ -1,0 +1,140 @@
+"""Samples from arrays: an NPZ of features, or of images."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from captum_margin.cli.audit.data import (
+    LABEL_NAMES,
+    AuditData,
+    as_classes,
+    check_finite,
+)
+from captum_margin.cli.output import CommandError, did_you_mean, one_line
+
+
+def read_npz(path: Path, label_name: str | None) -> AuditData:
+    """Reads arrays: ``features`` (N, ...) or ``images``, perhaps labels and names.
+
+    ``images`` are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4. They
+    are shown, and their pixels are the features if there is no other array of these.
+
+    Raises:
+        CommandError: If the file cannot be read or an array does not fit.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise CommandError(f"expected named arrays (got a single one): {path}")
+        with file:
+            arrays = _arrays(file, path, label_name)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        hint = "; save it without objects" if "allow_pickle" in str(error) else ""
+        raise CommandError(f"cannot read {path}: {one_line(error)}{hint}") from None
+    images = None if arrays.images is None else _as_images(arrays.images)
+    used = arrays.features if arrays.features is not None else arrays.images
+    assert used is not None  # _arrays
+    if used.dtype.kind not in "biuf" or used.ndim < 2 or 0 in used.shape:
+        raise CommandError(
+            "expected numbers of shape (N, F, ...) as features (got "
+            f"{used.dtype} of shape {used.shape}): {path}"
+        )
+    values = used.reshape(len(used), -1).astype(np.float32, copy=False)
+    check_finite(values, lambda row, _: f"sample {row}")
+    names = arrays.names
+    if names is None:
+        names = np.array([f"sample {i}" for i in range(len(values))])
+    for what, array_ in (("names", names), ("images", images)):
+        if array_ is not None and len(array_) != len(values):
+            raise CommandError(
+                f"expected {len(values)} {what}, one per sample (got {len(array_)})"
+            )
+    codes, classes = as_classes(arrays.labels, len(values))
+    is_pixels = arrays.features is None
+    return AuditData(
+        title=path.name,
+        names=[str(name) for name in names.tolist()],
+        features=torch.from_numpy(values),
+        origin="their pixels" if is_pixels else f"their {values.shape[1]:,} features",
+        labels=codes,
+        classes=classes,
+        picture=None if images is None else _Pictures(images),
+        notes=[]
+        if codes is not None
+        else ["no array named labels, so no question about labels"],
+        record={"features": "images" if is_pixels else "features"},
+    )
+
+
+@dataclass
+class _Arrays:
+    features: NDArray[Any] | None
+    images: NDArray[Any] | None
+    labels: NDArray[Any] | None
+    names: NDArray[Any] | None
+
+
+def _arrays(file: Any, path: Path, label_name: str | None) -> _Arrays:
+    found = [name for name in LABEL_NAMES if name in file.files]
+    if label_name is not None and label_name not in file.files:
+        close = difflib.get_close_matches(label_name, file.files, n=3)
+        raise CommandError(
+            f"{path} has no array {label_name!r} (--labels)" + did_you_mean(close)
+        )
+    label_name = label_name or (found[0] if found else None)
+
+    def take(name: str | None) -> NDArray[Any] | None:
+        found = file[name] if name in file.files else None
+        if not isinstance(found, np.ndarray | None):
+            raise CommandError(f"expected an array as {name} (got other data): {path}")
+        return found
+
+    arrays = _Arrays(take("features"), take("images"), take(label_name), take("names"))
+    if arrays.features is None and arrays.images is None:
+        raise CommandError(
+            "expected an array named features or images (got "
+            f"{', '.join(file.files) or 'none'}): {path}"
+        )
+    return arrays
+
+
+def _as_images(images: NDArray[Any]) -> NDArray[Any]:
+    """Images with the channels last."""
+    depths = (1, 3, 4)
+    if images.ndim == 4 and images.shape[3] not in depths and images.shape[1] in depths:
+        return np.moveaxis(images, 1, 3)
+    if images.ndim == 3 or (images.ndim == 4 and images.shape[3] in depths):
+        return images
+    raise CommandError(
+        "expected images of shape (N, H, W) or (N, H, W, C) with 1, 3 or 4 channels "
+        f"(got {images.shape})"
+    )
+
+
+class _Pictures:
+    """Arrays as PIL images, black and white the least and greatest value of all."""
+
+    def __init__(self, images: NDArray[Any]) -> None:
+        self.images = images
+        is_bytes = images.dtype == np.uint8
+        self.low = 0.0 if is_bytes else float(images.min())
+        high = 255.0 if is_bytes else float(images.max())
+        self.spread = high - self.low or 1.0
+
+    def __call__(self, index: int, side: int) -> Any:
+        from PIL import Image
+
+        pixels = (self.images[index].astype(np.float64) - self.low) / self.spread
+        pixels = (pixels * 255).round().astype(np.uint8)
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+        return Image.fromarray(pixels)

@@ -1,0 +1,307 @@
+"""``captum-margin audit``: a data set, four questions, tables and a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captum_margin.cli.audit.arrays import read_npz
+from captum_margin.cli.audit.browse import FIRST, WHOLE
+from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.folder import find_images, read_folder
+from captum_margin.cli.audit.page import write_page
+from captum_margin.cli.audit.questions import Answers, ask, write_csv
+from captum_margin.cli.audit.table import read_csv
+from captum_margin.cli.classifier import check_name, find_device, load
+from captum_margin.cli.output import (
+    CommandError,
+    count,
+    make_folder,
+    one_line,
+    package_versions,
+)
+
+_MODEL, _WEIGHTS, _BATCH_SIZE = "squeezenet1_0", "DEFAULT", 32
+
+_WRITTEN = (
+    *("suspects.csv", "prototypes.csv", "criticisms.csv", "boundary.csv"),
+    *("unreadable.csv", "audit.json", "index.html"),
+)
+
+_DESCRIPTION = """\
+Look through a data set: which labels may be wrong (suspects), which samples stand for
+all (prototypes), which nothing stands for (criticisms), and where the classes meet
+(boundary). Writes a table (.csv) for each, a record (audit.json) and a page with
+pictures that needs nothing else (index.html); of more than 50,000 samples it holds the
+first 10,000 of each question and their neighbours. Of more than 100,000 samples the
+prototypes are chosen among as many at random. An image that cannot be read is listed
+and left out.
+
+DATA is one of
+  a folder   with a folder of images for each class. They are run through a torchvision
+             classifier, and those are alike whose features are: what its last layer
+             takes in. It need not know these classes. Features are kept in
+             features.npz, which can be audited in turn.
+  a .csv     with a header. Columns of numbers are the features, each scaled to variance
+             1; the column label holds the labels; id or name names the samples.
+  a .npz     with arrays features (N, ...) or images (N, H, W) or (N, H, W, C), and
+             perhaps labels (N,) and names (N,). Images are shown; their pixels are the
+             features if there are no others."""
+
+_EPILOG = """\
+examples:
+  captum-margin audit photographs
+  captum-margin audit photographs --model resnet50 --top 100 --out audit
+  captum-margin audit measurements.csv --labels species
+  captum-margin audit digits.npz
+"""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``audit`` to the commands of the parser."""
+    parser = commands.add_parser(
+        "audit",
+        help="find wrong labels, prototypes, outliers and boundary samples of a data "
+        "set",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument(
+        "--model",
+        help=f"folder: name of a torchvision classifier (default: {_MODEL})",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|DEFAULT",
+        help="folder: file with the model's state dict, or DEFAULT (or another name of "
+        f"torchvision's) to download it once (default: {_WEIGHTS})",
+    )
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="folder: layer whose output are the features, maps averaged over their "
+        "positions, such as features.7 (default: what the last layer takes in)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=count,
+        metavar="N",
+        help=f"folder: images in memory at once (default: {_BATCH_SIZE})",
+    )
+    parser.add_argument(
+        "--device",
+        help="folder: cpu, cuda, cuda:1, mps, ... (default: cuda if there is one)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="NAME",
+        help="csv, npz: column or array of the labels (default: label or labels)",
+    )
+    parser.add_argument(
+        "--top",
+        type=count,
+        default=50,
+        metavar="N",
+        help="samples of each list that the page shows; the tables hold all "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prototypes",
+        type=count,
+        metavar="N",
+        help="prototypes in all (default: 5 for each class, 20 at least)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("captum-margin-audit"),
+        metavar="DIR",
+        help="folder to write to, created if missing (default: %(default)s)",
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Audits the data; returns 0, or 1 if a question could not be answered.
+
+    Raises:
+        CommandError: If nothing can be audited: data, model, weights, layer, device or
+            output folder.
+    """
+    started = time.perf_counter()
+    kind = _kind(args)
+    data = _read(args, kind)
+    for name in _WRITTEN:  # of an earlier run, which nothing here would replace
+        (args.out / name).unlink(missing_ok=True)
+    for note in data.notes:
+        print(note)
+    if data.unreadable:
+        _write(args.out / "unreadable.csv", ("name", "reason"), data.unreadable)
+    if len(data.names) < 2:
+        raise CommandError(f"expected two samples or more (got 1): {args.data}")
+    seconds = {"reading": round(time.perf_counter() - started, 3)}
+    answers = ask(data, args.prototypes, args.out, sys.stderr.isatty())
+    for question, error in answers.errors.items():
+        print(f"captum-margin: error: no {question}: {error}", file=sys.stderr)
+    page = args.out / "index.html"
+    paging = time.perf_counter()
+    try:
+        write_page(page, data, answers, _made(args, data, answers), args.top)
+    except OSError as error:
+        raise CommandError(f"cannot write {page}: {one_line(error)}") from None
+    seconds["page"] = round(time.perf_counter() - paging, 3)
+    seconds["all"] = round(time.perf_counter() - started, 3)
+    _write_record(args, kind, data, answers, seconds)
+    _report(data, answers, page)
+    return 1 if answers.errors else 0
+
+
+def _kind(args: argparse.Namespace) -> str:
+    """What the data are; stops with a usage error if an option does not go with it."""
+    path = args.data
+    if not path.exists():
+        raise CommandError(f"no such file or folder: {path}")
+    suffix = path.suffix.lower()
+    if not path.is_dir() and suffix not in (".csv", ".npz"):
+        raise CommandError(f"expected a folder, a .csv or a .npz (got {path})")
+    kind = "folder" if path.is_dir() else suffix[1:]
+    of_folders = ("model", "weights", "layer", "batch_size", "device")
+    for option in ("labels",) if kind == "folder" else of_folders:
+        if getattr(args, option) is not None:
+            args.usage_error(
+                f"--{option.replace('_', '-')} does not go with a {kind} (got {path})"
+            )
+    return kind
+
+
+def _read(args: argparse.Namespace, kind: str) -> AuditData:
+    if kind != "folder":
+        make_folder(args.out)
+        reader = read_csv if kind == "csv" else read_npz
+        data = reader(args.data, args.labels)
+        if data.labels is not None and not data.has_classes:
+            (name,) = data.classes
+            data.notes.append(f"one class only ({name}), so no question about labels")
+        return data
+    name = args.model or _MODEL
+    check_name(name)
+    device = find_device(args.device)
+    images = find_images(args.data)
+    make_folder(args.out)
+    classifier = load(name, args.weights or _WEIGHTS, device)
+    data = read_folder(
+        images,
+        classifier,
+        args.layer,
+        args.batch_size or _BATCH_SIZE,
+        sys.stderr.isatty(),
+    )
+    data.record["model"] = name
+    # The dear part: it need not be done twice, whatever comes.
+    arrays: dict[str, Any] = {
+        "features": data.features.numpy(),
+        "names": np.array(data.names),
+    }
+    if data.labels is not None:
+        arrays["labels"] = np.array(data.classes)[data.labels.numpy()]
+    try:
+        np.savez(args.out / "features.npz", **arrays)
+    except OSError as error:
+        raise CommandError(f"cannot write features.npz: {one_line(error)}") from None
+    return data
+
+
+def _write(path: Path, header: tuple[str, ...], rows: list[tuple[str, str]]) -> None:
+    try:
+        write_csv(path, header, rows)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {one_line(error)}") from None
+
+
+def _made(
+    args: argparse.Namespace, data: AuditData, answers: Answers
+) -> dict[str, str]:
+    """How it was made, for the reader of the page."""
+    made = {"Data": str(args.data)}
+    for key in ("model", "weights", "layer", "device", "label_column"):
+        if data.record.get(key):
+            made[key.replace("_", " ").capitalize()] = str(data.record[key])
+    made["Features"] = f"{data.features.shape[1]:,} per sample"
+    for name, entry in answers.record.items():
+        settings = entry["settings"]
+        told = ("n", "k", "metric", "bandwidth", "shift", "estimate")
+        made[name.capitalize()] = ", ".join(
+            f"{key} = {settings[key]}" for key in told if settings.get(key) is not None
+        )
+    for metric, search in answers.searches.items():
+        recall = search["recall"]
+        share = "all" if recall is None else f"{recall['value']:.1%}"
+        found = f"{share} of the {search['k']} nearest by {search['backend']} search"
+        made[f"Neighbours, {metric}"] = found
+    used = package_versions().items()
+    made["Versions"] = ", ".join(f"{name} {version}" for name, version in used)
+    return made
+
+
+def _write_record(
+    args: argparse.Namespace,
+    kind: str,
+    data: AuditData,
+    answers: Answers,
+    seconds: dict[str, float],
+) -> None:
+    issue = answers.is_issue
+    record: dict[str, Any] = {
+        "data": str(args.data),
+        "kind": kind,
+        **data.record,
+        "n_samples": len(data.names),
+        "n_features": data.features.shape[1],
+        "classes": _sizes(data),
+        "n_unreadable": len(data.unreadable),
+        "n_suspects": None if issue is None else int(issue.sum()),
+        "searches": answers.searches,
+        "questions": answers.record,
+        "errors": answers.errors,
+        "notes": data.notes,
+        "seconds": seconds,
+        "versions": package_versions(),
+    }
+    path = args.out / "audit.json"
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {one_line(error)}") from None
+
+
+def _sizes(data: AuditData) -> dict[str, int] | None:
+    if data.labels is None:
+        return None
+    sizes = data.labels.bincount(minlength=len(data.classes)).tolist()
+    return dict(zip(data.classes, sizes, strict=True))
+
+
+def _report(data: AuditData, answers: Answers, page: Path) -> None:
+    """Says what was found and where it lies."""
+    n, classes = len(data.names), len(data.classes)
+    within = f" in {classes:,} classes" if data.has_classes else ""
+    print(f"{n:,} samples{within}, {data.features.shape[1]:,} features each")
+    if data.unreadable:
+        first, reason = data.unreadable[0]
+        more = "" if len(data.unreadable) == 1 else ", ..."
+        print(f"{len(data.unreadable):,} unreadable, left out: {first}: {reason}{more}")
+    issue = answers.is_issue
+    if issue is not None:
+        print(f"suspects: {int(issue.sum()):,} labels that the others contradict")
+    print(f"tables: {', '.join(str(path) for path in answers.files)}")
+    print(f"page: {page}")
+    if n > WHOLE:
+        print(f"it shows the first {FIRST:,} of each question; the tables hold all")

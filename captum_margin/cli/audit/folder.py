@@ -1,0 +1,246 @@
+"""A folder of photographs, a folder for each class, as a network sees them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.classifier import Classifier
+from captum_margin.cli.images import SUFFIXES, read_image
+from captum_margin.cli.output import CommandError, one_line
+from captum_margin.influence._extraction import as_module, extract
+
+_UNREADABLE = -1
+_MAX_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """The images of a folder.
+
+    Attributes:
+        root (Path): The folder.
+        paths (list[Path]): In the order of their names.
+        classes (tuple[str, ...]): The folders in ``root``; empty if there is none.
+        notes (list[str]): What the user should know, a line each.
+    """
+
+    root: Path
+    paths: list[Path]
+    classes: tuple[str, ...]
+    notes: list[str]
+
+    def name(self, path: Path) -> str:
+        """The path within the folder, as text that every encoding can hold."""
+        inner = path.relative_to(self.root).as_posix()
+        return os.fsencode(inner).decode("utf-8", "backslashreplace")
+
+
+def find_images(root: Path) -> FoundImages:
+    """Finds ``class/.../image``; hidden files and other files are passed over.
+
+    Images beside class folders have no label and are left out, which is noted. Without
+    class folders all images are taken, without labels.
+
+    Raises:
+        CommandError: If there is no image.
+    """
+    by_class: dict[str, list[Path]] = {}
+    for parent, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
+        inner = Path(parent).relative_to(root).parts
+        found = [
+            Path(parent, name)
+            for name in sorted(names)
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+        by_class.setdefault(inner[0] if inner else "", []).extend(found)
+    loose = by_class.pop("")
+    by_class = {name: paths for name, paths in by_class.items() if paths}
+    if not by_class and not loose:
+        raise CommandError(
+            f"no images in {root} or below; looked for " + ", ".join(SUFFIXES)
+        )
+    notes = []
+    if not by_class:
+        notes.append("no class folders, so no question about labels")
+        return FoundImages(root, loose, (), notes)
+    if len(by_class) == 1:
+        notes.append(
+            f"one class only ({next(iter(by_class))}), so no question about labels; "
+            "give the folder that holds the folders of the classes"
+        )
+    if loose:
+        notes.append(
+            f"{len(loose)} beside the class folders left out, such as {loose[0].name}"
+        )
+    classes = tuple(sorted(by_class))
+    return FoundImages(root, [p for c in classes for p in by_class[c]], classes, notes)
+
+
+def read_folder(
+    images: FoundImages,
+    classifier: Classifier,
+    layer: str | None,
+    batch_size: int,
+    show_progress: bool,
+) -> AuditData:
+    """Runs all images through the network, a batch at a time, and keeps the features.
+
+    Args:
+        images (FoundImages): The images.
+        classifier (Classifier): The network. Without a layer it loses its last one.
+        layer (str, optional): Name of the layer whose output, averaged over its
+            positions, are the features. Default: None, what the classifying layer
+            takes in.
+        batch_size (int): Images in memory at once.
+        show_progress (bool): A bar over the batches.
+
+    Raises:
+        CommandError: If no image can be read, or the network or layer fails.
+
+    Cost: one forward pass and one decoding per image; O(N · F) memory.
+    """
+    model = classifier.model
+    device = next(model.parameters()).device
+    dataset = _Images(images.paths, classifier.preprocess)
+    # A CPU that computes the features is busy; beside a GPU it should decode ahead.
+    workers = 0 if device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
+    loader = DataLoader(
+        dataset, batch_size, num_workers=workers, generator=torch.Generator()
+    )
+    try:
+        if layer is None:
+            layer = f"input of {drop_classifier(model, dataset.blank[None].to(device))}"
+            module: nn.Module = model
+        else:
+            module = as_module(model, layer)
+        features, found, _ = extract(
+            model, loader, module, "mean", show_progress, "features"
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CommandError(f"cannot compute features: {one_line(error)}") from None
+    kept = [i for i in found if i != _UNREADABLE]
+    left_out = sorted({*range(len(dataset))} - {*kept})
+    unreadable = [
+        (images.name(p), dataset.fault(p)) for p in _at(images.paths, left_out)
+    ]
+    if not kept:
+        raise CommandError(
+            f"none of the {len(dataset)} images in {images.root} can be read; "
+            f"{unreadable[0][0]}: {unreadable[0][1]}"
+        )
+    features = features[torch.tensor([i != _UNREADABLE for i in found])].cpu().float()
+    if not bool(features.isfinite().all()):
+        bad = int((~features.isfinite().all(dim=1)).nonzero()[0])
+        raise CommandError(
+            "expected finite features (got NaN or infinity for "
+            f"{images.name(images.paths[kept[bad]])}); check the weights"
+        )
+    paths = _at(images.paths, kept)
+    labels, classes = _labels(images, paths)
+    return AuditData(
+        title=images.root.resolve().name,
+        names=[images.name(path) for path in paths],
+        features=features,
+        origin=f"what the network sees in them ({features.shape[1]:,} numbers)",
+        labels=labels,
+        classes=classes,
+        picture=lambda index, side: read_image(paths[index], side=side),
+        unreadable=unreadable,
+        notes=images.notes,
+        record={"layer": layer, "weights": classifier.weights, "device": str(device)},
+    )
+
+
+def drop_classifier(model: nn.Module, image: Tensor) -> str:
+    """Makes the network return what its classifying layer takes in, pooled.
+
+    That layer is the last linear or convolutional one that runs (heads for training
+    alone, as Inception has, do not). What may come after it, pooling and flattening,
+    does to its input what it did to its output.
+
+    Args:
+        model (Module): The network, which is changed.
+        image (Tensor): What is put in to see which layer is last, (1, C, H, W).
+
+    Returns:
+        str: Name of the layer that is no more.
+
+    Cost: one forward pass.
+    """
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    parent, _, name = ran[-1].rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.Identity())
+    return ran[-1]
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Images as the model takes them and their index; a blank and -1 if unreadable.
+
+    The index says so, and not an attribute, for workers are processes of their own.
+    """
+
+    def __init__(self, paths: list[Path], preprocess: Callable[[Any], Tensor]) -> None:
+        from PIL import Image
+
+        self.paths = paths
+        self.preprocess = preprocess
+        self.blank = torch.zeros_like(preprocess(Image.new("RGB", (256, 256))))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            return self._read(self.paths[index]), index
+        except (CommandError, MemoryError, OSError, RuntimeError, ValueError):
+            return self.blank, _UNREADABLE
+
+    def fault(self, path: Path) -> str:
+        """Why an image cannot be read, without its name."""
+        try:
+            self._read(path)
+        except (CommandError, MemoryError, OSError, RuntimeError, ValueError) as error:
+            return one_line(error).replace(f"cannot read {path}: ", "")
+        return "could not be read at first"
+
+    def _read(self, path: Path) -> Tensor:
+        return self.preprocess(read_image(path))
+
+
+def _at(paths: list[Path], indices: list[int]) -> list[Path]:
+    return [paths[i] for i in indices]
+
+
+def _labels(
+    images: FoundImages, paths: list[Path]
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Class numbers and names of the images that could be read."""
+    if not images.classes:
+        return None, ()
+    folders = [path.relative_to(images.root).parts[0] for path in paths]
+    classes = sorted(Counter(folders))
+    number = {name: i for i, name in enumerate(classes)}
+    names = tuple(images.name(images.root / name) for name in classes)
+    return torch.tensor([number[name] for name in folders]), names

@@ -1,0 +1,340 @@
+"""The page of ``audit``: one file that needs nothing else, for a reader of any kind."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from captum_margin.cli.audit.browse import FIRST, N_NEAR, browse
+from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.questions import Answers, class_of, given_label, votes
+from captum_margin.cli.output import CommandError
+
+_N_PAIRS = 10
+_MIN_ODD = 10
+_MAX_PROTOTYPES = 200  # pictures weigh a few kB each
+_LARGE, _MEDIUM, _SMALL = 176, 128, 80  # pixels
+_TINY = 64  # pictures up to here are shown pixel by pixel
+
+
+def write_page(
+    path: Path, data: AuditData, answers: Answers, made: dict[str, str], n_top: int
+) -> None:
+    """Writes the page.
+
+    Args:
+        path (Path): The file.
+        data (AuditData): The samples.
+        answers (Answers): What is known of them.
+        made (dict[str, str]): How it was made, by what is said.
+        n_top (int): Samples shown of each list.
+
+    Cost: reads the picture of each sample, and those of the lists a second time.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("captum_margin.cli", "audit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = _Thumbnails(data)
+    samples = browse(data, answers, n_top)
+    ids = samples.pop("ids")
+    suspects = _suspects(data, answers, pictures, n_top)
+    sections = _sections(data, answers, pictures, n_top)
+    text = environment.get_template("page.html.j2").render(
+        title=data.title,
+        summary=_summary(data),
+        notes=data.notes,
+        origin=data.origin,
+        cards=_cards(data, suspects, sections, len(ids)),
+        suspects=suspects,
+        sections=sections,
+        errors=answers.errors,
+        unreadable=data.unreadable,
+        unreadable_heading=_count(len(data.unreadable), "file") + " could not be read",
+        made=made.items(),
+        pictures=data.picture is not None,
+        small_pictures=pictures.all_tiny,
+        n_near=N_NEAR,
+        n_samples=len(data.names),
+        first=max(FIRST, n_top),
+        samples=samples,
+        n_shown=len(ids),
+        place={i: at for at, i in enumerate(ids)},
+    )
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+class _Thumbnails:
+    """Pictures as addresses that hold their contents."""
+
+    def __init__(self, data: AuditData) -> None:
+        self.data = data
+        self.all_tiny = data.picture is not None
+
+    def __call__(self, index: int, side: int) -> str | None:
+        """The address; None if there is no picture, or it is gone since."""
+        from PIL import ImageOps
+
+        if self.data.picture is None:
+            return None
+        try:
+            image = self.data.picture(index, side)
+        except CommandError:
+            return None
+        contents = io.BytesIO()
+        if max(image.size) <= _TINY:
+            image.save(contents, "PNG", optimize=True)
+            kind = "png"
+        else:
+            self.all_tiny = False
+            # The network, too, sees a square from the middle.
+            square = ImageOps.fit(image.convert("RGB"), (side, side))
+            square.save(contents, "JPEG", quality=80, optimize=True)
+            kind = "jpeg"
+        encoded = base64.b64encode(contents.getvalue()).decode("ascii")
+        return f"data:image/{kind};base64,{encoded}"
+
+
+def _suspects(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+) -> dict[str, Any] | None:
+    """The section of suspects; None if the data have no classes."""
+    if not data.has_classes:
+        return None
+    result, is_issue = answers.suspects, answers.is_issue
+    if result is None or is_issue is None:
+        return {"heading": "Suspects", "total": 0, "entries": [], "pairs": []}
+    assert data.labels is not None and answers.decided is not None  # has_classes
+    ranking = result.ranking()
+    flagged = ranking[is_issue[ranking]].tolist()
+    given, decided = data.labels.tolist(), answers.decided.tolist()
+    pairs = Counter((given[i], decided[i]) for i in flagged).most_common(_N_PAIRS)
+    n = len(data.names)
+    if flagged:
+        verb = "has a label" if len(flagged) == 1 else "have a label"
+        heading = f"{len(flagged):,} of {n:,} samples {verb} that the others contradict"
+    else:
+        heading = f"None of {n:,} samples has a label that the others contradict"
+    counts, _ = votes(result, data.labels, len(data.classes))
+    entries = []
+    for rank, i in enumerate(flagged[:n_top], start=1):
+        near = result.neighbors(i).indices[:N_NEAR].tolist()
+        most, own = int(counts[i, decided[i]]), int(counts[i, given[i]])
+        total = int(counts[i].sum())
+        if most > own:
+            because = f"but {most} of its {_count(total, 'neighbour')}"
+            because += " is labelled" if most == 1 else " are labelled"
+            rest = ""
+        else:  # fewer, but nearer, or of the same kind by all that tells kinds apart
+            because = "but what is seen in it says"
+            rest = f" ({most} of {total}, {own} are {data.classes[given[i]]})"
+        entries.append(
+            _entry(data, pictures, i, _LARGE)
+            | {
+                "rank": rank,
+                "suggested": data.classes[decided[i]],
+                "because": because,
+                "rest": rest,
+                "near": [
+                    _entry(data, pictures, j, _SMALL)
+                    | {
+                        "label": given_label(data, j),
+                        "contradicts": given[j] != given[i],
+                    }
+                    for j in near
+                ],
+            }
+        )
+    named = [(data.classes[a], data.classes[b], count) for (a, b), count in pairs]
+    return {
+        "heading": heading,
+        "total": len(flagged),
+        "entries": entries,
+        "pairs": named,
+    }
+
+
+def _sections(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+) -> list[dict[str, Any]]:
+    """The sections after the suspects."""
+    sections = [
+        _prototypes(data, answers, pictures),
+        _criticisms(data, answers, pictures, n_top),
+    ]
+    if data.has_classes:
+        sections.append(_boundary(data, answers, pictures, n_top))
+    return sections
+
+
+def _prototypes(
+    data: AuditData, answers: Answers, pictures: _Thumbnails
+) -> dict[str, Any]:
+    chosen = [] if answers.prototypes is None else answers.prototypes.tolist()
+    sizes = [] if answers.stands_for is None else answers.stands_for.tolist()
+    each = max(1, _MAX_PROTOTYPES // max(1, len(data.classes)))
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in data.classes}
+    for i, size in zip(chosen, sizes, strict=True):
+        group = groups.setdefault(class_of(data, answers.decided, i), [])
+        if len(group) < each:
+            lines = [f"stands for {size:,}"]
+            group.append(_entry(data, pictures, i, _MEDIUM, *lines, data.names[i]))
+    shown = dict(list(groups.items())[:_MAX_PROTOTYPES])
+    return {
+        "key": "prototypes",
+        "heading": f"{_count(len(chosen), 'prototype')}: samples that stand for all",
+        "text": "Each stands for the samples that are nearer to it than to another "
+        "prototype. Together they show what the data hold"
+        + (", class by class." if data.has_classes else "."),
+        "total": len(chosen),
+        "shown": sum(map(len, shown.values())),
+        "groups": [
+            {
+                "title": name
+                + (
+                    ""
+                    if entries
+                    else ": none, for the neighbours of its "
+                    "samples are of other classes"
+                ),
+                "entries": entries,
+            }
+            for name, entries in shown.items()
+        ]
+        if chosen
+        else [],
+    }
+
+
+def _criticisms(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+) -> dict[str, Any]:
+    result = answers.criticisms
+    top = [] if result is None else result.top(_n_odd(data, n_top)).tolist()
+    return {
+        "key": "criticisms",
+        "heading": "Criticisms: samples that nothing else stands for",
+        "text": "The oddest first: rare views, odd crops, damaged pictures, or things "
+        "that do not belong here at all."
+        if data.picture is not None
+        else "The oddest first: rare cases, outliers, or things that do not belong "
+        "here at all.",
+        "total": 0 if result is None else len(data.names),
+        "shown": len(top),
+        "groups": [
+            {
+                "title": "",
+                "entries": [_labelled(data, answers, pictures, i) for i in top],
+            }
+        ],
+    }
+
+
+def _boundary(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+) -> dict[str, Any]:
+    result = answers.boundary
+    entries = []
+    if result is not None:
+        assert data.labels is not None  # has_classes
+        counts, _ = votes(result, data.labels, len(data.classes))
+        for i in result.top(_n_odd(data, n_top)).tolist():
+            values, classes = counts[i].sort(descending=True, stable=True)
+            around = ", ".join(
+                f"{count} {data.classes[c]}"
+                for count, c in zip(values[:3].tolist(), classes.tolist(), strict=False)
+                if count
+            )
+            entry = _labelled(data, answers, pictures, i)
+            entry["lines"].insert(2, f"near {around}")
+            entries.append(entry)
+    return {
+        "key": "boundary",
+        "heading": "Boundary: samples where the classes meet",
+        "text": "Their neighbours are of several classes, so these are the samples "
+        "that are hard to tell apart. Under each stands its label and how many of its "
+        "neighbours are of which class. A sample among the suspects counts here as "
+        "what the others say it is.",
+        "total": 0 if result is None else len(data.names),
+        "shown": len(entries),
+        "groups": [{"title": "", "entries": entries}],
+    }
+
+
+def _n_odd(data: AuditData, n_top: int) -> int:
+    """How many are shown of a ranking of all: at most a tenth is odd."""
+    return min(n_top, max(_MIN_ODD, len(data.names) // 10))
+
+
+def _labelled(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, i: int
+) -> dict[str, Any]:
+    """An entry under its label, and a remark if it is a suspect too."""
+    issue = answers.is_issue
+    remark = ["also a suspect"] if issue is not None and bool(issue[i]) else []
+    label = [given_label(data, i)] if data.labels is not None else []
+    return _entry(data, pictures, i, _MEDIUM, *label, data.names[i], *remark)
+
+
+def _entry(
+    data: AuditData, pictures: _Thumbnails, i: int, side: int, *lines: str
+) -> dict[str, Any]:
+    label = given_label(data, i)
+    return {
+        "index": i,
+        "name": data.names[i],
+        "given": label,
+        "image": pictures(i, side),
+        "alt": f"{data.names[i]}, labelled {label}" if label else data.names[i],
+        "lines": list(lines),
+    }
+
+
+def _summary(data: AuditData) -> str:
+    text = _count(len(data.names), "sample")
+    if data.labels is not None:
+        sizes = data.labels.bincount(minlength=len(data.classes)).tolist()
+        text += f" in {_count(len(sizes), 'class', 'classes')}"
+        if len(sizes) <= _N_PAIRS:
+            listed = zip(data.classes, sizes, strict=True)
+            text += ": " + ", ".join(f"{name} ({size:,})" for name, size in listed)
+        else:
+            text += f" of {min(sizes):,} to {max(sizes):,}"
+    return text + "."
+
+
+def _cards(
+    data: AuditData,
+    suspects: dict[str, Any] | None,
+    sections: Sequence[dict[str, Any]],
+    n_all: int,
+) -> list[dict[str, str]]:
+    """What leads to each section: a number and what it counts."""
+    cards = []
+    if suspects is not None:
+        number = f"{suspects['total']:,}"
+        cards.append(("suspects", number, "suspects: labels that may be wrong"))
+    texts = {
+        "prototypes": "prototypes: samples that stand for all",
+        "criticisms": "criticisms: the oddest samples",
+        "boundary": "boundary: samples between classes",
+    }
+    cards += [(s["key"], f"{s['shown']:,}", texts[s["key"]]) for s in sections]
+    cards.append(("all", f"{n_all:,}", "samples: search, filter, sort"))
+    if data.unreadable:
+        n = len(data.unreadable)
+        cards.append(("unreadable", f"{n:,}", "files that cannot be read"))
+    return [{"key": k, "number": n, "text": t} for k, n, t in cards]
+
+
+def _count(n: int, one: str, several: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else several or one + 's'}"

@@ -1,0 +1,398 @@
+"""``captum-margin explain``: images, a torchvision classifier, pictures and records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_margin._files import replacing
+from captum_margin.attr.margin import MIN_EVALUATIONS
+from captum_margin.cli.classifier import Classifier, check_name, find_device, load
+from captum_margin.cli.explain.explained import Explained, Explainer
+from captum_margin.cli.explain.methods import METHODS, wrong_options
+from captum_margin.cli.explain.records import (
+    Found,
+    Records,
+    digest,
+    find_images,
+    index_row,
+    request_of,
+    write_index,
+    write_json,
+)
+from captum_margin.cli.images import read_image
+from captum_margin.cli.output import (
+    CommandError,
+    count,
+    make_folder,
+    one_line,
+    package_versions,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_N_TOP = 5
+
+_DESCRIPTION = """\
+Explain what a torchvision classifier sees in photographs. For every image the top
+classes are printed, and a picture (.png) and a record (.json) are written. An image
+that cannot be read is reported and the others are still explained. Of a folder all
+images in it and below are explained, and listed in index.csv; what has been done for
+the same settings is kept, so that an interrupted run goes on where it was."""
+
+_EPILOG = """\
+examples:
+  captum-margin explain cat.jpg
+  captum-margin explain *.jpg --model resnet50 --out pictures --curves
+  captum-margin explain dog.jpg --model squeezenet1_0 --weights weights.pt \\
+      --target "golden retriever"
+  captum-margin explain cat.jpg --method representative --references photographs
+  captum-margin explain photographs --out explained
+"""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``explain`` to the commands of the parser."""
+    parser = commands.add_parser(
+        "explain",
+        help="explain images with a torchvision classifier",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE|FOLDER",
+        help="photographs, or folders of them",
+    )
+    parser.add_argument(
+        "--model",
+        default="squeezenet1_0",
+        help="name of a torchvision classifier (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="FILE|DEFAULT",
+        help="file with the model's state dict, or DEFAULT (or another name of "
+        "torchvision's) to download it once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="class to explain, by index or name (default: each image's top class)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=sorted(METHODS),
+        default="margin",
+        help="margin: what raises the score; representative: what the net sees alike "
+        "in many images; coalition: what cannot be taken away (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--n-evaluations",
+        type=_budget,
+        metavar="N",
+        help="margin: forward passes to spend on an image; fewer is faster and coarser "
+        "(default: 800)",
+    )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="FOLDER",
+        help="representative: folder of images that the network knows, some hundreds "
+        "of each class that matters; folders within are searched too",
+    )
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="representative: layer whose maps are weighted, such as features.12 "
+        "(default: the last stage with an extent in space; in a transformer the last "
+        "layer of tokens before an attention)",
+    )
+    parser.add_argument(
+        "--n-boundaries",
+        type=count,
+        metavar="Q",
+        help="representative: decision boundaries to sample from the references; more "
+        "separate classes better (default: 50)",
+    )
+    parser.add_argument(
+        "--n-coalitions",
+        type=count,
+        metavar="N",
+        help="coalition: regions of like deep features to divide an image into, at "
+        "most (default: 16)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of what the method draws at random (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps, ... (default: cuda if there is one)"
+    )
+    parser.add_argument(
+        "--curves",
+        action="store_true",
+        help="measure insertion and deletion, draw and record them (at most 113 more "
+        "forward passes)",
+    )
+    parser.add_argument(
+        "--maps",
+        action="store_true",
+        help="also save the maps (.npz, for captum_margin.Explanation.load)",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="explain anew the images of folders that have a record",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("captum-margin-explain"),
+        metavar="DIR",
+        help="folder to write to, created if missing (default: %(default)s)",
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explains every image; returns 0, or 1 if an image could not be explained.
+
+    Raises:
+        CommandError: If nothing can be explained: model, weights, class, device,
+            output folder, or what the method takes (references, layer).
+    """
+    problem = wrong_options(args)
+    if problem is not None:
+        args.usage_error(problem)
+    check_name(args.model)
+    device = find_device(args.device)
+    folder = make_folder(args.out)
+    images = find_images(args.images, folder)
+    args.many = any(found.in_folder for found in images)
+    method = METHODS[args.method]
+    look = args.many and not args.again
+    records = Records(folder, request_of(args), ("", *method.pictures), look)
+    # All that is kept is known before the model is loaded, let alone fitted.
+    kept = {found: records.kept(found.path) for found in images if found.in_folder}
+    rows: dict[Path, dict[str, Any]] = {}
+    pending = []
+    for found in images:
+        if (earlier := kept.get(found)) is None:
+            pending.append(found)
+        else:
+            rows[found.path] = index_row(found.path, "kept", *earlier)
+    n_failed = 0
+    try:
+        if pending:
+            n_failed = _explain_all(pending, records, rows, args, device)
+    finally:
+        if args.many:
+            ordered = [rows[found.path] for found in images if found.path in rows]
+            index = write_index(folder, ordered)
+            states = [row["status"] for row in ordered]
+            counts = (f"{states.count(s)} {s}" for s in ("explained", "kept", "failed"))
+            print(f"{', '.join(counts)}, of {len(images)} images; see {index}")
+    return 1 if n_failed else 0
+
+
+def _explain_all(
+    pending: Sequence[Found],
+    records: Records,
+    rows: dict[Path, dict[str, Any]],
+    args: argparse.Namespace,
+    device: torch.device,
+) -> int:
+    """Explains images, writes each record at once and its row; how many failed."""
+    classifier = load(args.model, args.weights, device)
+    target = None if args.target is None else classifier.class_index(args.target)
+    explainer = METHODS[args.method].prepare(args, classifier)
+    n_failed = 0
+    hidden = not (args.many and sys.stderr.isatty())
+    for found in tqdm(pending, desc="explain", unit="image", disable=hidden):
+        path = found.path
+        try:
+            pixels = classifier.preprocess(read_image(path))[None].to(device)
+            result = _explain(pixels, classifier, target, explainer, args)
+            stem = records.stem(found)
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            record = _write(path, result, classifier, args, records.request, stem)
+        except (CommandError, OSError, RuntimeError, ValueError) as error:
+            n_failed += 1
+            known = isinstance(error, CommandError)
+            what = str(error) if known else f"cannot explain {path}: {one_line(error)}"
+            tqdm.write(f"captum-margin: error: {what}", file=sys.stderr)
+            rows[path] = index_row(path, "failed", None, {}, what)
+            continue
+        rows[path] = index_row(path, "explained", stem, record)
+        tqdm.write("\n".join(_lines(path, stem, record, result, args.many)))
+    return n_failed
+
+
+@dataclass(frozen=True)
+class _Result:
+    pixels: Tensor  # (1, C, H, W), normalised
+    explained: Explained
+    probabilities: Tensor  # (number of classes,)
+    target: int
+    curves: Any  # InsertionDeletion or None
+    record: dict[str, Any]
+
+
+def _explain(
+    pixels: Tensor,
+    classifier: Classifier,
+    target: int | None,
+    explainer: Explainer,
+    args: argparse.Namespace,
+) -> _Result:
+    with torch.no_grad():
+        probabilities = classifier.model(pixels)[0].softmax(dim=0)
+    if target is None:
+        target = int(probabilities.argmax())
+    explained = explainer(pixels, target)
+    found = explained.explanation
+    record = {
+        "method": args.method,
+        "settings": found.settings,
+        "forward_passes": found.n_forward,
+        "seconds": round(found.seconds or 0.0, 3),
+        **explained.record,
+    }
+    curves = None
+    if args.curves:
+        from captum_margin.metrics import insertion_deletion
+
+        curves = insertion_deletion(
+            classifier.model, pixels, found.attributions, target
+        )
+        record["curves"] = {
+            "insertion_auc": float(curves.insertion_auc[0]),
+            "deletion_auc": float(curves.deletion_auc[0]),
+            "fractions": curves.fractions.tolist(),
+            "insertion": curves.insertion[0].tolist(),
+            "deletion": curves.deletion[0].tolist(),
+            "forward_passes": curves.n_forward,
+            "settings": curves.settings,
+        }
+    return _Result(pixels, explained, probabilities, target, curves, record)
+
+
+def _write(
+    path: Path,
+    result: _Result,
+    classifier: Classifier,
+    args: argparse.Namespace,
+    request: dict[str, Any],
+    stem: Path,
+) -> dict[str, Any]:
+    """Writes the pictures, and last the record, which says that all is there."""
+    from captum_margin.viz import visualize_comparison
+
+    def describe(index: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "name": classifier.categories[index],
+            "probability": round(float(result.probabilities[index]), 6),
+        }
+
+    target = describe(result.target)
+    top = [describe(int(i)) for i in result.probabilities.topk(_N_TOP).indices]
+    title = METHODS[args.method].title
+    found = result.explained.explanation
+    maps: Any = found.attributions
+    figure, _ = visualize_comparison(
+        result.pixels,
+        {title: maps},
+        curves=None if result.curves is None else {title: result.curves},
+        mean=classifier.mean,
+        std=classifier.std,
+        title=f"{target['name']}: {target['probability']:.3f}",
+    )
+    pictures = [_beside(stem, ".png")]
+    _save(figure, pictures[0])
+    for ending, draw in result.explained.pictures.items():
+        pictures.append(_beside(stem, f"{ending}.png"))
+        _save(draw(), pictures[-1])
+    saved = _beside(stem, ".npz")
+    if args.maps:
+        found.save(saved)
+    further = {"further_pictures": [picture.name for picture in pictures[1:]]}
+    record = {
+        "image": str(path),
+        "image_sha256": digest(path),
+        "picture": pictures[0].name,
+        **(further if METHODS[args.method].pictures else {}),
+        **({"maps": saved.name} if args.maps else {}),
+        "model": args.model,
+        "weights": classifier.weights,
+        "device": str(result.pixels.device),
+        "input_shape": list(result.pixels.shape),
+        "target": target,
+        "top_classes": top,
+        **result.record,
+        "request": request,
+        "versions": package_versions(),
+    }
+    write_json(_beside(stem, ".json"), record)
+    return record
+
+
+def _lines(
+    path: Path, stem: Path, record: dict[str, Any], result: _Result, many: bool
+) -> list[str]:
+    """What to print of an image: one line each where there are many."""
+    target, top = record["target"], record["top_classes"]
+    names = [record["picture"], *record.get("further_pictures", ())]
+    names += [record["maps"]] if "maps" in record else []
+    written = [*(stem.with_name(name) for name in names), _beside(stem, ".json")]
+    if many:
+        return [
+            f"{path} -> {written[-1]}: {target['name']} {target['probability']:.3f}"
+        ]
+    lines = [f"{path} -> {', '.join(map(str, written))}"]
+    for rank, entry in enumerate(top, start=1):
+        mark = "  <- explained" if entry["index"] == target["index"] else ""
+        lines.append(
+            f"  {rank}. {entry['probability']:.3f}  {entry['name']} "
+            f"({entry['index']}){mark}"
+        )
+    if target not in top:
+        lines.append(
+            f"     {target['probability']:.3f}  {target['name']} "
+            f"({target['index']})  <- explained"
+        )
+    return lines + [f"  {line}" for line in result.explained.lines]
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    # Not with_suffix, which would cut a name such as "cat.v2" at its dot.
+    return stem.with_name(stem.name + ending)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")
+
+
+def _budget(text: str) -> int:
+    if not text.isdecimal() or int(text) < MIN_EVALUATIONS:
+        raise argparse.ArgumentTypeError(
+            f"expected {MIN_EVALUATIONS} forward passes or more (got {text})"
+        )
+    return int(text)

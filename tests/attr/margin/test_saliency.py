@@ -1,0 +1,310 @@
+"""The maps, end to end, against their definitions; the laws they obey."""
+
+import numpy as np
+import pytest
+import torch
+
+from captum_margin.attr import MarginSaliency, _union_form
+from captum_margin.attr.margin.domains.focused import FocusedUnions
+from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape
+from captum_margin.attr.margin.domains.windows import WindowUnions
+from tests.helpers import models
+from tests.reference import margin_saliency_reference as reference
+from tests.reference.margin_listings import high_pass, knn_weights
+
+EXACT = {"rtol": 1e-10, "atol": 1e-14}
+DERIVED = {"rtol": 1e-8, "atol": 1e-12}  # many sums in another order
+
+
+def numpy_score(model, column):
+    """Softmax probability of a class of one NumPy example."""
+
+    def score(example):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(example)[None])[0].numpy()
+        odds = np.exp(logits - logits.max())
+        return odds[column] / odds.sum()
+
+    return score
+
+
+def mean_colour(image):
+    return np.broadcast_to(image.mean(axis=(1, 2), keepdims=True), image.shape)
+
+
+def explain_one(model, image, column, segmentation_func=None, **options):
+    """The map (H, W) of one image and the details, in NumPy."""
+    found, details = MarginSaliency(model, segmentation_func).attribute(
+        image, target=column, return_details=True, **options
+    )
+    assert torch.equal(found, found[:, :1].expand_as(found))
+    return found[0, 0].numpy(), details
+
+
+def evidence_of(stage, score, image, baseline, n_neighbors):
+    """Evidence of a round, whose masked copies are scored anew."""
+    domain = stage.domain
+    (masks,) = domain.masks(torch.arange(len(domain)))
+    scores = [score(reference.masked(image, baseline, mask)) for mask in masks.numpy()]
+    np.testing.assert_allclose(stage.scores, scores, **EXACT)
+    presence = domain.presence.numpy()
+    if isinstance(domain, WindowUnions):
+        lost = score(image) - np.array(scores)
+        np.testing.assert_allclose(stage.influence, lost**2, rtol=1e-7, atol=1e-16)
+        return reference.window_evidence(scores, score(image), presence)
+    sizes = domain.sizes.numpy()
+    weights = knn_weights(sizes[:, None], n_neighbors)
+    filtered = high_pass(weights, np.array(scores), "random_walk")
+    np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-7, atol=1e-16)
+    return reference.cross_energy(
+        scores, presence, sizes, domain.kinds.numpy(), n_neighbors
+    )
+
+
+@pytest.mark.parametrize("size", [(80, 64), (16, 24)])
+@pytest.mark.parametrize("first", [TentUnions, WindowUnions])
+def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
+    monkeypatch.setattr(_union_form, "_MIN_UNIONS", 75)
+    if first is TentUnions:
+        monkeypatch.setattr(_union_form, "_MIN_TENTS", 75)
+        counts = [39, 18, 18]
+    else:
+        n_windows = {(80, 64): 5 * 5, (16, 24): 4 * 6}[size]
+        counts = [n_windows, 25 + (75 - n_windows) % 2, 25]
+    image, model = models.images(1, 3, *size), models.conv(seed=5)
+    found, details = explain_one(model, image, 1, n_evaluations=76, seed=7)
+    stages, score = details.stages[0], numpy_score(model, 1)
+    assert [len(stage.scores) for stage in stages] == counts
+    pixels = image[0].numpy()
+    share = _union_form._NEIGHBOR_SHARE
+    parts = [
+        evidence_of(stage, score, pixels, mean_colour(pixels), max(1, count // share))
+        for stage, count in zip(stages, counts, strict=True)
+    ]
+    parts = [
+        reference.blurred(
+            part.reshape(coarse_shape(size)), _union_form._BLUR_PATCHES
+        ).flatten()
+        for part in parts
+    ]
+    drawn = reference.rounds(parts[0], parts[1:], _union_form._LATER_WEIGHTS)
+    coarse = drawn[-1].reshape(coarse_shape(size))
+    np.testing.assert_allclose(found, reference.enlarged(coarse, size), **DERIVED)
+
+    # The unions come from the seed, those of a later round from the map before it.
+    generator = torch.Generator().manual_seed(7)
+    if first is TentUnions:
+        tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
+        assert torch.equal(tents.presence, stages[0].domain.presence)
+    else:
+        assert isinstance(stages[0].domain, WindowUnions)
+    for stage, before in zip(stages[1:], drawn[:-1], strict=True):
+        focus = torch.from_numpy(before)
+        focused = FocusedUnions(focus, len(stage.scores), size, generator)
+        torch.testing.assert_close(focused.presence, stage.domain.presence, **DERIVED)
+
+
+@pytest.mark.parametrize(
+    ("n_evaluations", "rounds"),
+    [
+        (150, [149]),
+        (151, [7 * 7, 51, 50]),
+        (200, [8 * 8, 68, 67]),
+        (300, [9 * 11, 100, 100]),
+        (399, [11 * 12, 133, 133]),
+        (400, [201, 99, 99]),
+        (406, [203, 101, 101]),
+    ],
+)
+def test_rounds_share_the_budget(n_evaluations, rounds):
+    image, model = models.images(1, 3, 16, 16), models.conv()
+    _, details = explain_one(model, image, 0, n_evaluations=n_evaluations)
+    assert [len(stage.scores) for stage in details.stages[0]] == rounds
+    assert details.n_forward == n_evaluations
+
+
+def test_region_unions_are_means_over_partitions():
+    image, model = models.images(1), models.conv()
+    partitions = torch.stack([models.tiles(24, 20, side) for side in (5, 7)])
+    found, details = explain_one(
+        model, image, 2, lambda _: partitions, n_evaluations=62
+    )
+    pixels, score = image[0].numpy(), numpy_score(model, 2)
+    stages = details.stages[0]
+    assert [len(stage.scores) for stage in stages] == [31, 30]
+    painted = []
+    for stage, partition in zip(stages, partitions.numpy(), strict=True):
+        evidence = evidence_of(stage, score, pixels, mean_colour(pixels), 3)
+        (masks,) = stage.domain.masks(torch.arange(len(stage.scores)))
+        kept = stage.domain.presence.numpy()[:, partition]
+        np.testing.assert_array_equal(masks.numpy(), kept[:, None])
+        painted.append(evidence[partition])
+    np.testing.assert_allclose(found, np.mean(painted, axis=0), **DERIVED)
+
+
+@pytest.mark.parametrize("sided", ["below", "above", "both"])
+@pytest.mark.parametrize("signed", [True, False])
+def test_regions_against_the_dense_restatement(signed, sided):
+    image, model = models.images(1), models.conv()
+    partitions = torch.stack([models.tiles(24, 20, side) for side in (5, 7)])
+    found, details = explain_one(
+        model,
+        image,
+        0,
+        lambda _: partitions,
+        domain="regions",
+        signed=signed,
+        sided=sided,
+        baselines=0.4,
+    )
+    expected = reference.regions_map(
+        numpy_score(model, 0),
+        image[0].numpy(),
+        0.4,
+        partitions.numpy(),
+        signed=signed,
+        sided=sided,
+    )
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(found, expected, **DERIVED)
+    assert details.n_forward == 1 + 20 + 12
+
+
+def test_the_papers_form():
+    image, model = models.images(1), models.conv()
+    partitions = torch.stack([models.tiles(24, 20, side) for side in (4, 9)])
+    found, details = explain_one(model, image, 1, lambda _: partitions, paper=True)
+    expected = reference.regions_map(
+        numpy_score(model, 1),
+        image[0].numpy(),
+        mean_colour(image[0].numpy()),
+        partitions.numpy(),
+        paper=True,
+    )
+    np.testing.assert_allclose(found, expected, **DERIVED)
+    assert details.settings["domain"] == "regions"
+    assert (details.settings["signed"], details.settings["sided"]) == (False, "both")
+
+
+def test_all_unions_give_banzhaf_values():
+    x, baseline = models.rows(3), models.rows(3, seed=9)
+    model = models.tabular()
+    found = MarginSaliency(model).attribute(
+        x, baseline, target=[2, 0, 1], n_evaluations=33
+    )
+    for example, column in enumerate([2, 0, 1]):
+        score = numpy_score(model, column)
+
+        def value(union, example=example, score=score):
+            pair = x[example].numpy(), baseline[example].numpy()
+            return score(reference.masked(*pair, union))
+
+        np.testing.assert_allclose(found[example], reference.banzhaf(value, 5), **EXACT)
+
+
+def test_one_feature_may_span_inputs():
+    one, two = models.rows(2, 5), models.images(2, 1, 16, 16)
+    pixels = models.tiles(16, 16, 8)
+    net, conv = models.tabular(), models.conv(1, classes=3)
+    found = MarginSaliency(lambda a, b: net(a) * conv(b)).attribute(
+        (one, two),
+        (0.25, 0.25),
+        target=1,
+        feature_mask=(torch.tensor([7, 1, 1, 40, 7]), pixels),
+        n_evaluations=70,
+        softmax=False,
+    )
+    units = [0, 1, 2, 3, 7, 40]  # the pixels are features 0 to 3
+
+    def value(union):
+        kept = dict(zip(units, union, strict=True))
+        first = np.array([kept[i] for i in (7, 1, 1, 40, 7)])
+        second = np.vectorize(kept.get)(pixels.numpy())
+        with torch.no_grad():
+            a = torch.from_numpy(reference.masked(one[1].numpy(), 0.25, first))
+            b = torch.from_numpy(reference.masked(two[1].numpy(), 0.25, second))
+            return float((net(a[None]) * conv(b[None]))[0, 1])
+
+    values = dict(zip(units, reference.banzhaf(value, 6), strict=True))
+    expected = np.array([values[i] for i in (7, 1, 1, 40, 7)])
+    np.testing.assert_allclose(found[0][1], expected, **EXACT)
+    expected = np.vectorize(values.get)(pixels.numpy())
+    np.testing.assert_allclose(found[1][1, 0], expected, **EXACT)
+
+
+def test_a_linear_model_has_its_weights_times_the_difference():
+    x, weights = models.rows(4, 6), models.rows(6, 2, seed=11)
+    baseline = models.rows(1, 6, seed=12)
+    found = MarginSaliency(lambda rows: rows @ weights - 3).attribute(
+        x, baseline, target=1, n_evaluations=65, softmax=False
+    )
+    torch.testing.assert_close(found, weights[:, 1] * (x - baseline), **EXACT)
+
+
+def test_names_of_features_mean_nothing():
+    x, model = models.rows(2), models.tabular()
+    explainer = MarginSaliency(model)
+    found = explainer.attribute(x, target=0, n_evaluations=40)
+    renamed = explainer.attribute(
+        x,
+        target=0,
+        feature_mask=torch.tensor([[30, -4, 17, 5, 900]]),
+        n_evaluations=40,
+    )
+    torch.testing.assert_close(renamed, found, **EXACT)
+
+
+def test_the_order_of_features_means_nothing():
+    x, model = models.rows(2), models.tabular()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    back = order.argsort()
+    found = MarginSaliency(model).attribute(x, target=0, n_evaluations=40)
+    shuffled = MarginSaliency(lambda rows: model(rows[:, back])).attribute(
+        x[:, order], target=0, n_evaluations=40
+    )
+    torch.testing.assert_close(shuffled, found[:, order], **EXACT)
+
+
+FORMS = {
+    "soft unions": {},
+    "unions": {"feature_mask": models.tiles(24, 20, 5)},
+    "regions": {"feature_mask": models.tiles(24, 20, 5), "domain": "regions"},
+}
+over_forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+
+
+def map_of(score, form, **options):
+    return MarginSaliency(score).attribute(
+        models.images(1), softmax=False, n_evaluations=60, **form, **options
+    )
+
+
+@over_forms
+def test_the_map_has_the_unit_of_the_score(form):
+    model = models.conv(classes=1)
+    found = map_of(model, form)
+    assert found.abs().max() > 0
+    assert torch.equal(map_of(lambda x: 4 * model(x), form), 4 * found)
+    shifted = map_of(lambda x: model(x) + 2, form)
+    torch.testing.assert_close(shifted, found, rtol=1e-7, atol=1e-11)
+    if form:  # later rounds follow the first's sign
+        assert torch.equal(map_of(lambda x: -model(x), form), -found)
+
+
+@over_forms
+def test_unsigned_maps_are_absolute(form):
+    model = models.conv(classes=1)
+    found, unsigned = (map_of(model, form, signed=s) for s in (True, False))
+    assert (unsigned >= 0).all()
+    if form.get("domain") != "regions":  # there the regions' saliency is absolute
+        assert (found < 0).any()
+        assert torch.equal(unsigned, found.abs())
+
+
+def test_the_softmax_is_of_the_whole_row():
+    x, model = models.rows(2), models.tabular()
+    found = MarginSaliency(model).attribute(x, target=1, n_evaluations=40)
+    own = MarginSaliency(lambda rows: model(rows).softmax(dim=1)[:, 1]).attribute(
+        x, n_evaluations=40
+    )
+    torch.testing.assert_close(found, own, **EXACT)

@@ -1,0 +1,92 @@
+"""The laws of the maps where the first of the rounds takes windows away."""
+
+import pytest
+import torch
+
+from captum_margin.attr import MarginSaliency
+from captum_margin.attr.margin.domains.tents import TentUnions
+from captum_margin.attr.margin.domains.windows import WindowUnions
+from tests.helpers import models
+
+SAME = {"rtol": 1e-8, "atol": 1e-11}
+
+
+def explain(model, x, **options):
+    options = {"target": 1, "n_evaluations": 151, **options}
+    return MarginSaliency(model).attribute(x, **options)
+
+
+def test_a_batch_its_examples_and_any_chunks_agree():
+    x, model = models.images(), models.conv()
+    target = [1, 3]
+    found, details = explain(model, x, target=target, return_details=True)
+    for stages in details.stages:
+        assert isinstance(stages[0].domain, WindowUnions)
+        assert len(stages) == 3
+    for chunk in (7, 400):
+        again = explain(model, x, target=target, perturbations_per_eval=chunk)
+        torch.testing.assert_close(again, found, **SAME)
+    for example in range(2):
+        alone = explain(model, x[example : example + 1], target=target[example])
+        torch.testing.assert_close(alone, found[example : example + 1], **SAME)
+
+
+def test_the_seed_draws_the_later_rounds():
+    x, model = models.images(), models.conv()
+    found, state = explain(model, x, seed=3), torch.get_rng_state()
+    assert torch.equal(explain(model, x, seed=3), found)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(explain(model, x, seed=4), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtypes(dtype):
+    x = models.images(dtype=dtype)
+    found = explain(models.conv(dtype=dtype), x)
+    assert found.dtype == dtype
+    exact = explain(models.conv(), x.double())
+    both = torch.stack([found.double().flatten(), exact.flatten()])
+    assert both.corrcoef()[0, 1] > {torch.float32: 0.9999}.get(dtype, 0.9)
+
+
+def test_the_map_has_the_unit_of_the_score():
+    x, model = models.images(1), models.conv(classes=1)
+    options = {"target": None, "softmax": False}
+    found = explain(model, x, **options)
+    assert torch.equal(explain(lambda x: 4 * model(x), x, **options), 4 * found)
+
+
+def test_equal_scores_are_no_evidence_whatever_the_image_scores():
+    def rounding(images):  # another batch size, another last digit
+        return torch.full((len(images),), 0.1 + 1e-7 * (len(images) == 1))
+
+    with pytest.warns(UserWarning, match="no masked copy"):
+        found = explain(
+            rounding, models.images(1), target=None, perturbations_per_eval=7
+        )
+    assert not found.any()
+
+
+def test_tents_speak_where_no_window_is_enough():
+    # Each of two corners is enough for the score, and no window takes both.
+    first, last = slice(0, 4), slice(20, 24)
+    x = torch.zeros(2, 1, 24, 24, dtype=torch.float64)
+    x[:, :, first, first] = x[:, :, last, last] = 1.0
+    x[1, :, last, last] = 0.5  # here a window is
+
+    def either(images):
+        corners = images[:, :, first, first], images[:, :, last, last]
+        return torch.stack([c.mean(dim=(1, 2, 3)) for c in corners]).amax(dim=0)
+
+    options = {"target": None, "baselines": 0.0}
+    found, details = explain(either, x, return_details=True, **options)
+    rounds = [[type(s.domain) for s in stages] for stages in details.stages]
+    assert rounds[0] == [WindowUnions, TentUnions] and len(rounds[1]) == 3
+    counts = [[len(s.scores) for s in stages] for stages in details.stages]
+    assert counts == [[49, 101], [49, 51, 50]]
+    heat = found[0, 0]
+    corners = torch.stack([heat[first, first].mean(), heat[last, last].mean()])
+    assert corners.min() > 3 * heat[8:16, 8:16].abs().mean()
+    for example in range(2):
+        alone = explain(either, x[example : example + 1], **options)
+        torch.testing.assert_close(alone, found[example : example + 1], **SAME)

@@ -1,0 +1,255 @@
+"""CoalitionPerturbation and its peers on photographs, in one run.
+
+Resumable: every map and record is kept in ``--cache`` and not made again. Several
+processes may work at once on different ``--methods`` or a ``--part`` of the
+photographs; ``--report`` gathers what is there.
+
+    export CAPTUM_MARGIN_DATA=...
+    python -m tests.benchmarks.coalition.bench --cache DIR
+    python -m tests.benchmarks.coalition.bench --cache DIR --report
+
+Photographs, model, preprocessing, insertion and deletion are those of
+``bench_saliency``; defaults were chosen on numbers 0, 5, 10, ... of the photographs,
+what is reported are the first of numbers 2, 7, 12, .... Average drop and increase are
+those of Grad-CAM++: the map, scaled to [0, 1], multiplies the normalised image, so that
+what is left out takes the mean colour of ImageNet. They reward large masks: the mean of
+the mask is beside them. CoalitionPerturbation minimises nearly that; insertion,
+deletion and the 20% kept are other questions. ``paper`` is the published setting, up
+to 500 steps of 16 noises (an image stops when its loss does), and coalitions at full
+resolution, whose passes are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.photographs import load_image
+from tests.benchmarks.records import RESULTS
+from tests.benchmarks.saliency.bench import (
+    MAIN,
+    N_STEPS,
+    make_record,
+    mean_and_error,
+    show,
+    superpixels,
+)
+from tests.benchmarks.saliency.methods import (
+    PEERS,
+    CountedSqueezeNet,
+    Photograph,
+    margin_saliency,
+)
+
+OURS: dict[str, dict[str, Any]] = {
+    "CoalitionPerturbation": {},
+    "without L_c": {"coalition_weight": 0.0},
+    "without moving coalitions": {"move_coalitions": False},
+    "without coalitions": {"coalition_weight": 0.0, "move_coalitions": False},
+    "without L_conf": {"confidence_weight": 0.0},
+    "without L_r": {"extent_weight": 0.0},
+    "margin loss": {"confidence": "margin", "confidence_weight": 100.0},
+    "without smoothing": {"smoothing": 0.0},
+    "full resolution": {"resolution": "full"},
+    "SLIC coalitions": {"slic": True},
+    "coalitions of 0 steps": {"clustering": 0},
+    "15 steps": {"n_steps": 15},
+    "30 steps": {"n_steps": 30},
+    "60 steps, 2 noises of 0.2": {"noise": 0.2, "n_samples": 2},
+    "30 steps, 4 noises of 0.2": {"noise": 0.2, "n_samples": 4, "n_steps": 30},
+    "15 steps, 8 noises of 0.2": {"noise": 0.2, "n_samples": 8, "n_steps": 15},
+    "paper, 50 steps": {"paper": True, "n_steps": 50},
+    "paper": {"paper": True},
+}
+METRICS = {
+    "drop_soft": "average drop ↓",
+    "increase_soft": "increase ↑",
+    "top1_soft": "class kept ↑",
+    "mask_mean_soft": "mean of the mask",
+    MAIN: "insertion - deletion ↑",
+    "insertion": "insertion ↑",
+    "deletion": "deletion ↓",
+    "drop_keep20": "drop, 20% kept ↓",
+}
+
+
+def coalition(photo: Photograph, options: dict[str, Any]) -> Tensor:
+    """The map (H, W) of our method, batches of 16."""
+    from captum_margin.attr import CoalitionPerturbation, feature_coalitions
+
+    options = dict(options)
+    mask = None
+    if options.pop("slic", False):
+        mask = photo.segments[:1, None]
+    resolution = options.pop("resolution", "pyramid")
+    clustering = options.pop("clustering", 100)
+    if mask is None:
+        mask = feature_coalitions(
+            photo.model, photo.image, resolution=resolution, n_steps=clustering
+        )[:, None]
+    maps = CoalitionPerturbation(photo.model).attribute(
+        photo.image,
+        target=photo.target,
+        feature_mask=mask,
+        internal_batch_size=16,
+        **options,
+    )
+    return maps[0].mean(dim=0)
+
+
+def integrated_gradients(photo: Photograph) -> Tensor:
+    """Captum's, 50 steps from the mean colour; positive and negative added up."""
+    from captum.attr import IntegratedGradients
+
+    maps = IntegratedGradients(photo.probabilities).attribute(
+        photo.image,
+        baselines=photo.mean_colour,
+        target=photo.target,
+        n_steps=50,
+        internal_batch_size=10,
+    )
+    return maps[0].sum(dim=0).detach()
+
+
+METHODS: dict[str, Callable[[Photograph], Tensor]] = {
+    **{
+        name: lambda photo, options=options: coalition(photo, options)
+        for name, options in OURS.items()
+    },
+    **{
+        name: PEERS[name]
+        for name in ("LayerGradCam", "ScoreCAM", "Occlusion-400", "centre", "random")
+    },
+    "IntegratedGradients-50": integrated_gradients,
+    "MarginSaliency-400": lambda photo: margin_saliency(photo, n_evaluations=400),
+}
+DEFAULT = [
+    "CoalitionPerturbation",
+    "LayerGradCam",
+    "ScoreCAM",
+    "Occlusion-400",
+    "IntegratedGradients-50",
+    "MarginSaliency-400",
+    "centre",
+    "random",
+]
+
+
+def class_kept(photo: Photograph, attribution: Tensor) -> float:
+    """Whether the masked photograph is still of the class."""
+    low, high = attribution.min(), attribution.max()
+    mask = (attribution - low) / (high - low) if high > low else attribution * 0 + 1
+    with torch.no_grad():
+        return float(photo.model(photo.image * mask).argmax() == photo.target)
+
+
+def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> None:
+    """Makes the maps and records that are missing."""
+    which, parts = (int(number) for number in part.split("/"))
+    model = CountedSqueezeNet(str(data / "models" / "squeezenet1_0_imagenet.pt"))
+    paths = sorted((data / "imagenet_sample").glob("*.jpg"))[2::5][:limit]
+    cache.mkdir(parents=True, exist_ok=True)
+    for path in paths[which::parts]:
+        image = load_image(path)
+        with torch.no_grad():
+            target = int(model(image).argmax())
+        photo = Photograph(model, image, target, superpixels(image), seed=0)
+        for name in names:
+            record_path = cache / f"{path.stem}.{name}.json"
+            if record_path.exists():
+                continue
+            model.n_forward = 0
+            start = time.perf_counter()
+            attribution = METHODS[name](photo)
+            seconds, n_forward = time.perf_counter() - start, model.n_forward
+            record = make_record(photo, attribution)
+            record[MAIN] = record["insertion"] - record["deletion"]
+            record["top1_soft"] = class_kept(photo, attribution)
+            record |= {"seconds": seconds, "n_forward": n_forward}
+            record_path.write_text(json.dumps(record))
+        print(path.stem, flush=True)
+
+
+def report(cache: Path, out: Path) -> None:
+    """Means and standard errors, and differences to ours on the same photographs."""
+    records: dict[str, dict[str, dict[str, float]]] = {}
+    for path in sorted(cache.glob("*.json")):
+        stem, name = path.name.removesuffix(".json").split(".", 1)
+        records.setdefault(name, {})[stem] = json.loads(path.read_text())
+    ours = records["CoalitionPerturbation"]
+    rows = {}
+    for name in METHODS:
+        of = records.get(name)
+        if of is None or len(of) < 2:
+            continue
+        shared = [stem for stem in of if stem in ours]
+        rows[name] = {
+            "photographs": len(of),
+            "metrics": {
+                key: mean_and_error([record[key] for record in of.values()])
+                for key in (*METRICS, "seconds", "n_forward")
+            },
+            "ours_minus_it": {
+                key: mean_and_error([ours[s][key] - of[s][key] for s in shared])
+                for key in METRICS
+            },
+        }
+    columns = [*METRICS.values(), "ours minus it: ins - del", "drop"]
+    print("| method | passes | " + " | ".join(columns) + " | photographs |")
+    print("|---|" + "---|" * (len(columns) + 2))
+    for name, row in rows.items():
+        cells = [f"{row['metrics']['n_forward']['mean']:.0f}"]
+        cells += [show(row["metrics"][key]) for key in METRICS]
+        cells += [show(row["ours_minus_it"][key]) for key in (MAIN, "drop_soft")]
+        print(f"| {name} | " + " | ".join([*cells, str(row["photographs"])]) + " |")
+    settings = {
+        "command": "python -m tests.benchmarks.coalition.bench --cache DIR",
+        "seed": 0,
+        "photographs": sorted(ours),
+        "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "masking": "map scaled to [0, 1] times the normalised image",
+        "n_steps_of_curves": N_STEPS,
+        "passes": "forward passes of one image; each of ours has a backward pass too",
+        "seconds": "wall clock on a shared machine under changing load: not comparable",
+        "options": {name: str(options) for name, options in OURS.items()},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=DEFAULT, choices=[*METHODS])
+    parser.add_argument("--part", default="0/1", help="this process' share, as 0/2")
+    parser.add_argument("--photographs", type=int, default=40)
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS / "coalition.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.report:
+        report(arguments.cache, arguments.out)
+    else:
+        run(
+            Path(os.environ["CAPTUM_MARGIN_DATA"]),
+            arguments.cache,
+            arguments.methods,
+            arguments.part,
+            arguments.photographs,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The README's one table: every method beside its best peer, and where a peer wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tests.benchmarks.active_learning.table import OURS
+from tests.benchmarks.cells import DIFFERENCE, MINUS, Row, markdown, number
+from tests.benchmarks.coalition.table import COALITION
+from tests.benchmarks.label_noise.table import RANKINGS
+from tests.benchmarks.records import load
+from tests.benchmarks.representative.table import REPRESENTATIVE
+from tests.benchmarks.saliency.table import SALIENCY
+
+
+class Side(NamedTuple):
+    """A measure of ours and of the peers.
+
+    Args:
+        what: The measure and its data.
+        ours: Ours.
+        peers: Those of the peers, by name.
+        high: Whether high is good.
+        digits: Decimal places shown.
+    """
+
+    what: str
+    ours: float
+    peers: Mapping[str, float]
+    high: bool
+    digits: int
+
+    def best(self) -> tuple[str, float]:
+        """The best peer."""
+        pick = max if self.high else min
+        name = pick(self.peers, key=lambda peer: self.peers[peer])
+        return name, self.peers[name]
+
+
+def summary() -> str:
+    """One row a method; the last column is a measure by which a peer is better."""
+    rows: list[Row] = []
+    for name, (wins, loses) in _sides().items():
+        peer, value = wins.best()
+        better, lost = loses.best()
+        arrow = "↑" if wins.high else "↓"
+        rows.append(
+            [
+                f"`{name}`",
+                f"{wins.what} {arrow}",
+                f"**{number(wins.ours, wins.digits).text}**",
+                f"{number(value, wins.digits).text} ({peer})",
+                f"{loses.what}: {number(loses.ours, loses.digits).text} against "
+                f"{number(lost, loses.digits).text} ({better})",
+            ]
+        )
+    header = ["", "measure", "ours", "best peer", "where a peer is better"]
+    return markdown(header, rows)
+
+
+def _sides() -> dict[str, tuple[Side, Side]]:
+    return {
+        "MarginSaliency": _saliency(),
+        "RepresentativeInterpretation": _representative(),
+        "CoalitionPerturbation": _coalition(),
+        "LabelNoise": _label_noise(),
+        "Prototypes": _prototypes(),
+        "DecisionBoundary": _decision_boundary(),
+        "AdversarialStatistics": _adversarial(),
+        "select_nodes": _select_nodes(),
+    }
+
+
+def _plain(label: str) -> str:
+    return label.replace("*", "").removeprefix("Captum ")
+
+
+def _image_side(
+    methods: Mapping[str, Any],
+    labels: Mapping[str, str],
+    ours: str,
+    key: str,
+    what: str,
+    high: bool,
+) -> Side:
+    """Means over the photographs; our other methods and forms are no peers."""
+    means = {name: methods[name]["metrics"][key]["mean"] for name in labels}
+    peers = {
+        _plain(labels[name]): mean
+        for name, mean in means.items()
+        if not name.startswith(("Margin", "Coalition", "without"))
+    }
+    return Side(what, means[ours], peers, high, 3)
+
+
+def _saliency() -> tuple[Side, Side]:
+    methods = load("saliency")["methods"]
+    ours = "MarginSaliency"
+    what = f"insertion {MINUS} deletion, 100 photographs"
+    return (
+        _image_side(methods, SALIENCY, ours, DIFFERENCE, what, True),
+        _image_side(methods, SALIENCY, ours, "deletion", "deletion", False),
+    )
+
+
+def _representative() -> tuple[Side, Side]:
+    tasks = load("representative")["tasks"]
+
+    def side(task: str, what: str) -> Side:
+        drop = {
+            name: tasks[task]["methods"][name]["average_drop"]["mean"]
+            for name in REPRESENTATIVE
+        }
+        ours = drop["representative linear Q=50, reused bank"]
+        peers = {
+            REPRESENTATIVE[name]: value
+            for name, value in drop.items()
+            if "reused" in name and not name.startswith("representative")
+        }
+        return Side(what, ours, peers, False, 1)
+
+    return (
+        side("cats_dogs_deep", "average drop on unseen photographs, deep head, %"),
+        side("cats_dogs_conv", "convolutional head"),
+    )
+
+
+def _coalition() -> tuple[Side, Side]:
+    methods = load("coalition")["methods"]
+    ours = "CoalitionPerturbation"
+    what = "average drop, 30 photographs"
+    return (
+        _image_side(methods, COALITION, ours, "drop_soft", what, False),
+        _image_side(
+            methods, COALITION, ours, DIFFERENCE, f"insertion {MINUS} deletion", True
+        ),
+    )
+
+
+def _label_noise() -> tuple[Side, Side]:
+    record = load("label_noise")
+    column = record["settings"]["columns"].index("AP")
+
+    def side(data: str, what: str) -> Side:
+        methods = record["results"][data]["methods"]
+        found = {n: methods[n]["mean"][column] for n in RANKINGS}
+        peers = {
+            RANKINGS[name]: value
+            for name, value in found.items()
+            if name not in ("LabelNoise", "neighbours only, one pass")
+        }
+        return Side(what, found["LabelNoise"], peers, True, 3)
+
+    return (
+        side("enron, 10% symmetric", "average precision, Enron with 10% flips"),
+        side("cifar, 10% symmetric", "CIFAR-10"),
+    )
+
+
+def _prototypes() -> tuple[Side, Side]:
+    local = load("prototypes")["prototypes"]["local"]
+    names = {
+        "k-means medoids by class": "k-means medoids",
+        "k-medoids by class": "k-medoids",
+        "MMD-critic, running sums": "MMD-critic",
+        "ProtoDash": "ProtoDash",
+    }
+
+    def side(size: str, key: str, what: str, digits: int) -> Side:
+        peers = {label: local[name][size][key] for name, label in names.items()}
+        return Side(what, local["ours"][size][key], peers, False, digits)
+
+    return (
+        side("110", "mean", "1-NN error with 110 digits of USPS, %", 1),
+        side("410", "seconds", "CPU seconds for 410", 2),
+    )
+
+
+def _decision_boundary() -> tuple[Side, Side]:
+    tables = load("decision_boundary")["tables"]
+
+    def side(data: str, layer: str, what: str) -> Side:
+        methods = tables[data]["methods"]
+        ours = methods[f"DecisionBoundary, {layer}, default"]["mean"][0]
+        peers = {"entropy": 100 * methods["entropy"]["mean"][0]}
+        return Side(what, 100 * ours, peers, True, 0)
+
+    return (
+        side("MNIST 0/6, trained on 100", "conv", "mistakes in the first 1%, MNIST, %"),
+        side("cats and dogs", "features", "cats and dogs"),
+    )
+
+
+def _adversarial() -> tuple[Side, Side]:
+    statistics = load("adversarial")["tables"]["FGSM 0.1"]["statistics"]
+    ours = statistics["kde: filtered, neighbours by maps"]["auroc"]
+    density = {"kernel density": statistics["kde: f"]["auroc"]}
+    mmd = {"MMD without a graph": statistics["mmd: f"]["auroc"]}
+    what = "AUROC of attacked digits, FGSM 0.1"
+    return Side(what, ours, density, True, 3), Side("the same", ours, mmd, True, 3)
+
+
+def _select_nodes() -> tuple[Side, Side]:
+    results = load("active_learning")["results"]
+    names = {"plain norm": "largest norms"}
+
+    def side(protocol: str, nodes: str, what: str) -> Side:
+        methods = results[f"Cora, {protocol}"]["methods"]
+        peers = {
+            names.get(name, name): row[nodes]["mean"]
+            for name, row in methods.items()
+            if nodes in row and not name.startswith((OURS, "coverage", "high-pass"))
+        }
+        return Side(what, methods[OURS][nodes]["mean"], peers, True, 1)
+
+    return (
+        side("open", "20", "accuracy with 20 labels of Cora, any nodes, %"),
+        side("paper", "3", "3 of each class out of the training nodes"),
+    )

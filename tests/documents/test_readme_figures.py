@@ -1,0 +1,248 @@
+"""What the pages say outside their tables is what the benchmarks recorded.
+
+Change the sentence when a record changes, and the words here with it.
+"""
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from tests.benchmarks.cells import MINUS, number
+from tests.benchmarks.records import load
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "tutorials" / "benchmarks.md"
+DASH = "\N{EN DASH}"
+
+
+def prose():
+    """What benchmarks.md says outside its tables, from the records."""
+    methods = load("saliency")["methods"]
+    score = {
+        name: row["metrics"]["insertion_minus_deletion"]["mean"]
+        for name, row in methods.items()
+    }
+    quarter, half = (
+        score[f"MarginSaliency-{n}"] / score["MarginSaliency"] for n in (200, 400)
+    )
+    yield f"keeps {quarter:.0%} of insertion {MINUS} deletion, half of them {half:.0%}"
+    cost = load("saliency_cost")["methods"]
+    beside = {name: f"{row['share_outside_model']:.1%}" for name, row in cost.items()}
+    memory = {n: f"{row['peak_megabytes_beyond_model']:.0f}" for n, row in cost.items()}
+    yield f"takes {beside['MarginSaliency']} of its time"
+    yield (
+        f"SLIC {beside['MarginSaliency-paper']}, RISE {beside['RISE-800']}, Captum's "
+        f"Lime {beside['Lime-400']}) and {memory['MarginSaliency']} MB beyond the "
+        f"warmed-up model ({memory['Occlusion-400']} for Occlusion, "
+        f"{memory['Lime-400']} for Lime, {memory['RISE-800']} for RISE)"
+    )
+    apply = load("high_pass")["apply"]["1 channels"]
+    plain, weighted, kept = (
+        apply[name]["of_scipy"]
+        for name in (
+            "HighPass, CSR",
+            "HighPass, weighted CSR",
+            "HighPass(cached=True), weighted edge_index",
+        )
+    )
+    yield (
+        f"takes {plain:.1f} times SciPy's bare CSR product with a prepared matrix "
+        f"(torch's own product {apply['torch CSR @ x']['of_scipy']:.1f}), "
+        f"{weighted:.1f} times with weights, whose degrees it sums, "
+        f"{kept:.1f} times with `cached=True` and "
+        f"{apply['HighPass, edge_index by target']['of_simple_conv']:.2f} times"
+    )
+
+    trust = load("label_noise")["results"]["cifar, 10% symmetric"]["methods"][
+        "one pass"
+    ]
+    yield f"Trust costs {-trust['labelnoise_minus_this']['mean'][-1]:.3f} on CIFAR-10"
+    row = load("influence_cost")["table"]["mnist"]["LabelNoise"]
+    yield (
+        f"take {row['times_bare_search']:.1f} times a bare exact neighbour search of "
+        f"the same data, {row['cpu_seconds']:.0f} CPU seconds of one thread, and "
+        f"{row['peak_gb']:.1f} GB"
+    )
+
+    record = load("prototypes")
+    yield f"All 7,291 training samples give {record['all_samples']:.1f}%"
+    local = record["prototypes"]["local"]
+    yield (
+        f"Choosing 410 takes {local['ours']['410']['seconds']:.1f} CPU seconds; "
+        "MMD-critic with running sums "
+        f"{local['MMD-critic, running sums']['410']['seconds']:.2f}, once its N by N "
+        "kernel is there, and "
+        f"{local['MMD-critic, recomputed']['410']['seconds']:.1f} without them; "
+        f"k-medoids of each class {local['k-medoids by class']['410']['seconds']:.1f}."
+    )
+
+    attacks = load("adversarial")["tables"].values()
+    mmd = [f"{attack['statistics']['mmd: f']['auroc']:.3f}" for attack in attacks]
+    gain = [
+        attack["statistics"]["mmd: filtered, 64 hops"]["gain"] for attack in attacks
+    ]
+    yield f"({' / '.join(mmd[:3])} without a filter), not under"
+    yield f"not under Carlini{DASH}Wagner ({mmd[3]}); the filter"
+    yield f"adds at most {max(gain):.3f}, and loses {-min(gain):.3f} under FGSM 0.3"
+
+    boundary = load("decision_boundary")["tables"]
+    photographs = boundary.pop("cats and dogs")["methods"]
+
+    def mistakes(name):
+        found = (row["methods"][name]["mean"][0] for row in boundary.values())
+        return " / ".join(f"{100 * share:.0f}" for share in found)
+
+    yield f"{mistakes('DecisionBoundary, conv, default')}% are mistakes of nets"
+    yield f"by entropy or margin {mistakes('entropy')}%"
+    yield f"than entropy ({mistakes('DecisionBoundary, hidden, default')}%)"
+    ours, theirs = (
+        photographs[name]["mean"][0]
+        for name in ("DecisionBoundary, features, default", "entropy")
+    )
+    yield f"cats and dogs worse ({ours:.0%} against {theirs:.0%})"
+
+    yield from scale_prose()
+    yield from representative_prose()
+    yield from coalition_prose()
+    yield from sanity_prose()
+
+
+def scale_prose():
+    million = load("neighbors")["results"]["1000000"]
+    yield (
+        f"From the neighbours of a million to a ranking: {million['steps']['all']:.1f} "
+        "seconds; `LabelNoise` as a whole "
+        f"{million['label_noise']['seconds']:.0f} and at most "
+        f"{million['label_noise']['peak_gib']:.1f} GiB"
+    )
+    hop = load("scale")["filter"]
+    large = hop["50M x 15, in cell order"]
+    cold, warm = (large[m]["random walk"]["wall_ratio"] for m in ("disk", "page cache"))
+    yield (
+        f"On disk one hop over 50 million rows takes {cold:.1f} times as long as "
+        f"reading the files, and {warm:.1f} times when they are in memory"
+    )
+    ratio = {order: hop[f"10M x 15, in {order} order"] for order in ("cell", "random")}
+    walk = {order: rows["random walk"]["cpu_ratio"] for order, rows in ratio.items()}
+    made = ratio["cell"]["random walk, Gaussian of distances"]["cpu_ratio"]
+    yield (
+        f"it takes {walk['random']:.1f} (random order) to {walk['cell']:.1f} (cell "
+        f"order) times the CPU time of a sparse product of torch, and {made:.1f} times"
+    )
+
+
+def sanity_prose():
+    record = load("sanity")
+    digits, photographs = (record[p]["methods"] for p in ("labels", "parameters"))
+    errors = [
+        cell[kind]["standard_error"]
+        for rows in (digits, photographs)
+        for row in rows.values()
+        for cell in row.values()
+        for kind in ("signed", "absolute")
+    ]
+    yield f"Standard errors are at most {max(errors):.2f}"
+    left = [row["permuted"]["signed"]["mean"] for row in digits.values()]
+    left += [row["all"]["signed"]["mean"] for row in photographs.values()]
+    yield f"Signed, at most {max(left):.2f} is left"
+    of = ("RepresentativeInterpretation", "LayerGradCam", "IntegratedGradients")
+    ink, good = (
+        [number(digits[name][net]["on_ink"]["mean"], 2).text for name in of]
+        for net in ("permuted", "other net")
+    )
+    yield (
+        f"permuted labels leave {ink[0]} of `RepresentativeInterpretation`, "
+        f"{ink[1]} of Grad-CAM and {ink[2]} of IntegratedGradients "
+        f"({good[0]}, {good[1]} and {good[2]} between"
+    )
+    own, other = (
+        photographs["CoalitionPerturbation"][state]["absolute"]
+        for state in ("all, own class", "all, own class, other image")
+    )
+    yield (
+        f"{own['mean']:.2f} ± {own['standard_error']:.2f} is left "
+        f"({other['mean']:.2f} ± {other['standard_error']:.2f} on other photographs)"
+    )
+
+
+def representative_prose():
+    runs = load("representative")["tasks"]["mnist"]["interpretations"]["Q=200"]
+    covered = fmean(run["coverage"] for run in runs)
+    held = [run["bank"]["share_of_class_covered"] for run in runs]
+    yield (
+        f"holds {100 * min(held):.0f} to {max(held):.0%} of its class on average and "
+        f"no other references, and the bank covers {covered:.0%}"
+    )
+    assert not any(run["bank"]["wrong_references_covered"] for run in runs)
+    rows = load("representative_cost")["rows"]
+    faster = {
+        name: [
+            row[b]["times_faster_than_layer_grad_cam"] for b in ("batch_1", "batch_8")
+        ]
+        for name, row in rows.items()
+        if name.startswith("heat map")
+    }
+    middle = faster.pop("heat map, squeezenet1_0 features[5]")
+    last = [ratio for ratios in faster.values() for ratio in ratios]
+    yield f"That is {min(middle):.1f} times faster than `LayerGradCam` in the middle"
+    yield f"{min(last):.2f} to {max(last):.2f} times as fast at its last feature map"
+    yield f"takes {rows['fit, mnist']['ratio']:.2f} times the bare passes"
+    yield f"{rows['fit, cats_dogs_conv']['ratio']:.2f} times for SqueezeNet and 320"
+    yield f"takes {rows['search, Q = 50']['milliseconds_median']:.1f} ms an image"
+    yield (
+        "fitting 100,000 references "
+        f"{rows['memory, 100000 references']['peak_megabytes_of_fit']:.0f} MB"
+    )
+
+
+def coalition_prose():
+    methods = load("coalition")["methods"]
+
+    def less(name):
+        pair = methods[name]["ours_minus_it"]["insertion_minus_deletion"]
+        return pair["mean"], pair["standard_error"]
+
+    def signed(mean, error, digits):
+        sign = MINUS if mean < 0 else "+"
+        return f"{sign}{abs(mean):.{digits}f} ± {error:.{digits}f}"
+
+    grad_cam, occlusion, margin = (
+        signed(*less(name), 3)
+        for name in ("LayerGradCam", "Occlusion-400", "MarginSaliency-400")
+    )
+    yield f"(differences {grad_cam} and {occlusion}) and behind `MarginSaliency`"
+    yield f"`MarginSaliency` ({margin})"
+    mean, error = less("without L_conf")
+    yield f"(without it {signed(-mean, error, 2)})"
+    yield f"coalitions {signed(*less('without coalitions'), 2)}"
+    lines = load("coalition_cost")["lines"]
+    yield "a whole map takes {} on SqueezeNet and {} on VGG16".format(
+        *(
+            round(lines[f"{net}: whole, batch of 1"]["forward_backward_passes"])
+            for net in ("squeezenet1_0", "vgg16")
+        )
+    )
+    pyramid, full = (
+        [
+            round(lines[f"{net}: coalitions, {form}"]["forward_backward_passes"])
+            for net in ("squeezenet1_0", "vgg16")
+        ]
+        for form in ("pyramid", "full")
+    )
+    yield (
+        f"of which the coalitions take {pyramid[0]} and {pyramid[1]}; at full "
+        f'resolution (`resolution="full"`) {full[0]} and {full[1]}, and '
+        f"{lines['vgg16: coalitions, full']['peak_mb']} MB on VGG16"
+    )
+
+
+@pytest.mark.parametrize("said", [*prose()])
+def test_figures_of_the_prose(said):
+    words = " ".join(BENCHMARKS.read_text(encoding="utf-8").split())
+    assert said in words, "the records say so, the page does not"
+
+
+def test_the_readme_repeats_the_pages_figures():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert next(prose()) in readme
