@@ -4,6 +4,7 @@ Pose a question as a graph, a function on its nodes and a high-pass filter; the 
 where the function changes against its neighbourhood are the answer.
 
 - :mod:`captum_margin.attr`: attribution methods, used as those of :mod:`captum.attr`;
+  its three classes can be imported from here as well;
 - :mod:`captum_margin.influence`: samples of a data set that stand out;
 - :mod:`captum_margin.metrics`: how faithful a map is to the model;
 - :mod:`captum_margin.viz`: maps, overlays and curves side by side;
@@ -25,10 +26,18 @@ with warnings.catch_warnings():
     from captum_margin import attr, influence, metrics, neighbors, signal, viz
     from captum_margin._explain import explain
     from captum_margin._version import __version__
+    from captum_margin.attr import (
+        CoalitionPerturbation,
+        MarginSaliency,
+        RepresentativeInterpretation,
+    )
     from captum_margin.explanation import Explanation
 
 __all__ = [
+    "CoalitionPerturbation",
     "Explanation",
+    "MarginSaliency",
+    "RepresentativeInterpretation",
     "__version__",
     "attr",
     "explain",
