@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import jinja2
-import pdoc
+import pdoc.doc
 import pdoc.render
 from pdoc.render_helpers import to_markdown_with_context
 
@@ -94,6 +94,17 @@ def describe_records() -> None:
                     getattr(value, field).__doc__ = ""
 
 
+def describe_methods(module: pdoc.doc.Module) -> None:
+    """Gives methods their own docstrings back.
+
+    Captum declares ``attribute`` as a variable with a description below it, which pdoc
+    prefers to the docstring of the method that a class puts in its place.
+    """
+    for member in module.classes:
+        for method in member.methods:
+            method.docstring = inspect.getdoc(method.obj) or method.docstring
+
+
 def build(folder: Path) -> None:
     """Writes the pages; what pdoc only warns of is an error here."""
     describe_records()
@@ -104,17 +115,19 @@ def build(folder: Path) -> None:
         footer_text=f"captum_margin {captum_margin.__version__}",
     )
     pdoc.render.env.filters["to_markdown"] = _to_markdown
-    package, *below = public_modules()
-    # pdoc follows __all__, and would take a function's module for a page of its own.
-    unlisted = [name for name in below if _last(name) not in captum_margin.__all__]
-    inner = [rf"!{name}\..*" for name in below]
+    modules = {name: pdoc.doc.Module.from_name(name) for name in public_modules()}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module=r"pdoc\b")
-        pdoc.pdoc(package, *unlisted, *inner, output_directory=folder)
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+        for name, module in modules.items():
+            describe_methods(module)
+            page = folder.joinpath(*name.split(".")).with_suffix(".html")
+            page.parent.mkdir(parents=True, exist_ok=True)
+            made = pdoc.render.html_module(module, modules)
+            page.write_text(made, encoding="utf-8")
+    index = pdoc.render.html_index(modules)
+    (folder / "index.html").write_text(index, encoding="utf-8")
+    search = pdoc.render.search_index(modules)
+    (folder / "search.js").write_text(search, encoding="utf-8")
 
 
 def main() -> int:

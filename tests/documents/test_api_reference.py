@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_NAMES = (ROOT / "tests" / "public_names.txt").read_text().split()
 #: Packages that are names of captum_margin, and have pages.
 PACKAGES = set(public_modules())
+ATTR = "captum_margin.attr"
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,15 @@ def test_every_public_name_is_on_its_modules_page(pages):
     assert missing == []
 
 
+def test_a_method_that_stands_in_for_captums_has_its_own_words(pages):
+    assert "Attributes the target's score to the parts of the inputs" in pages[ATTR]
+    assert "Deriving classes are responsible" not in pages[ATTR]
+
+
 def test_an_option_stands_with_its_type_and_default(pages):
     listed = re.findall(r"<li><strong>(.*?):</strong>(.*?)</li>", pages[ATTR], re.S)
     said = {name: " ".join(text.split()) for name, text in listed}
-    assert said["n_evaluations (int, optional)"].endswith("Default: 800.")
-
-
-ATTR = "captum_margin.attr"
+    assert said["n_evaluations (int, optional)"].endswith("Default: 800")
 
 
 @pytest.mark.parametrize(
@@ -85,14 +88,13 @@ def test_formulas_arrive_as_they_were_written(pages):
         r"\{j \in N_i : y_j = y_i\}",
         "p * q * r < x_i_j + [1](2)",
         r"\sum_i \, \big( z_i \Big/ |\{i\}|",
-        "`a`".replace("`", "'"),
     ],
 )
 @pytest.mark.parametrize("form", [":math:`{}`", ".. math:: {}", ".. math::\n    {}"])
 def test_markdown_leaves_formulas_alone(formula, form):
     source = f"It is so:\n\n{form.format(formula)}\n\nAnd so on."
     shown = html.unescape(str(to_html(convert(prepared(source), "google", None))))
-    assert re.search(r"(?:\$\$|\\\()(.*?)(?:\$\$|\\\)(?=</p>))", shown)[1] == formula
+    assert f"$${formula}$$" in shown or rf"\({formula}\)" in shown
     assert "And so on." in shown
 
 
