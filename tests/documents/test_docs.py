@@ -113,7 +113,9 @@ def test_troubleshooting_quotes_messages_of_the_package(message):
 
 
 @pytest.mark.parametrize(
-    "path", [README, *(ROOT / "tutorials").glob("*.md")], ids=lambda path: path.name
+    "path",
+    [README, *(ROOT / "tutorials").glob("*.md"), *(ROOT / ".github").glob("*.md")],
+    ids=lambda path: path.name,
 )
 def test_links_within_the_documents(path):
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
