@@ -105,10 +105,11 @@ def test_record_tells_how_it_was_made(name):
 def test_commands_are_those_of_the_record(name):
     record = load(name)
     recorded = record.get("command") or record["settings"]["command"]
-    module = re.compile(r"python -m tests\.benchmarks\.(\w+)")
+    module = re.compile(r"python -m tests\.benchmarks\.(\w+\.\w+)")
     for command in tables.commands(name):
         assert module.search(command)[1] == module.search(recorded)[1]
-        assert (RESULTS.parent / f"{module.search(command)[1]}.py").exists()
+        script = module.search(command)[1].replace(".", "/")
+        assert (RESULTS.parent / f"{script}.py").exists()
 
 
 def test_run_fills_in_the_cache(monkeypatch, tmp_path, capsys):
