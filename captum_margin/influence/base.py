@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from captum.influence import DataInfluence
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from captum_margin.influence._extraction import (
     as_dataset,
@@ -15,6 +16,11 @@ from captum_margin.influence._extraction import (
     as_module,
     extract,
     images_of,
+)
+from captum_margin.influence._options import (
+    arguments_of,
+    document_options,
+    name_options,
 )
 from captum_margin.influence.result import InfluenceResult, KMostInfluentialResults
 from captum_margin.influence.samples import (
@@ -28,6 +34,7 @@ from captum_margin.influence.samples import (
 from captum_margin.influence.settings import (
     FoundGraph,
     Settings,
+    SettingsOptions,
     neighbor_graph,
     replaced,
 )
@@ -64,8 +71,7 @@ class MarginInfluence(DataInfluence):
             :class:`~captum_margin.signal.Graph` and the :class:`Samples`. It is
             filtered plainly. Default: None.
         paper (bool, optional): The question as in the MARGIN paper. Default: False.
-        **options: Fields of the class's ``settings`` (``paper_settings`` with
-            ``paper=True``) to replace, see :class:`Settings`.
+        **options: Fields of the class's ``settings``, or of its ``paper_settings``.
 
     Raises:
         TypeError: If an argument is of the wrong type or an option unknown.
@@ -98,9 +104,39 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> None:
         """See the class."""
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    def __init_subclass__(cls) -> None:
+        """Names the options of the question in its constructors, with its defaults."""
+        super().__init_subclass__()
+        show_options(cls)
+
+    def _of_model(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None,
+        batch_size: int,
+        pooling: Literal["mean", "flatten"],
+        class_names: ClassNames | None,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Starts from a model, which every question does with options of its own."""
         if pooling not in ("mean", "flatten"):
             raise ValueError(f"expected pooling 'mean' or 'flatten' (got {pooling!r})")
         self._layer = as_module(model, layer)
@@ -123,7 +159,7 @@ class MarginInfluence(DataInfluence):
         images: Any = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from features instead of a model and its data.
 
@@ -143,6 +179,21 @@ class MarginInfluence(DataInfluence):
             TypeError: If features or labels are of the wrong type.
             ValueError: If they are not (N, F) and (N,), or a label is missing.
         """
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    def _of_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
         values = as_features(features)
         if values.dim() != 2 or 0 in values.shape:
             raise ValueError(
@@ -168,9 +219,11 @@ class MarginInfluence(DataInfluence):
         images: Any = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from a neighbour graph instead of making one.
+
+        The options ``k``, ``metric`` and ``backend`` have no effect.
 
         Args:
             graph (Graph, Tensor or SciPy sparse matrix): A
@@ -185,12 +238,27 @@ class MarginInfluence(DataInfluence):
             images (optional): As in :meth:`from_features`. Default: None.
             function (optional): As in the class. Default: None.
             paper (bool, optional): As in the class. Default: False.
-            **options: As in the class; ``k`` and ``metric`` have no effect.
+            **options: As in the class.
 
         Raises:
             TypeError: If the graph is none of these.
             ValueError: If edges, weights or labels do not fit together.
         """
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    def _of_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
         settings = cls._settings(paper, options)
         count = None if labels is None else len(labels)
         given = as_graph(graph, count, settings.bandwidth)
@@ -296,7 +364,7 @@ class MarginInfluence(DataInfluence):
         function: Function | None,
         paper: bool,
         class_names: ClassNames | None,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         """What all constructors share."""
         self.used = self._settings(paper, options)
@@ -313,7 +381,7 @@ class MarginInfluence(DataInfluence):
             self._check(samples)
 
     @classmethod
-    def _settings(cls, paper: bool, options: dict[str, Any]) -> Settings:
+    def _settings(cls, paper: bool, options: Mapping[str, Any]) -> Settings:
         settings = cls.paper_settings if paper else cls.settings
         return replaced(settings, options, cls.__name__)
 
@@ -398,3 +466,28 @@ class MarginInfluence(DataInfluence):
         else:
             signal = own if isinstance(own, Tensor) else own(graph, samples)
         return as_function(signal, graph.num_nodes)
+
+
+_TEXTS = {
+    "__init__": arguments_of(MarginInfluence.__doc__),
+    "from_features": MarginInfluence.from_features.__doc__,
+    "from_graph": MarginInfluence.from_graph.__doc__,
+}
+
+
+def show_options(cls: type[MarginInfluence]) -> None:
+    """Names a question's options in the constructors it defines, see ``_options``."""
+    for name, text in _TEXTS.items():
+        if name not in vars(cls):
+            continue
+        constructor = getattr(vars(cls)[name], "__func__", vars(cls)[name])
+        name_options(constructor, cls.settings)
+        if constructor.__doc__ is None:  # as the template, of which it is the text
+            constructor.__doc__ = text
+        constructor.__doc__ = document_options(
+            constructor.__doc__, cls.settings, cls.paper_settings
+        )
+    cls.__doc__ = document_options(cls.__doc__, cls.settings, cls.paper_settings)
+
+
+show_options(MarginInfluence)
