@@ -99,8 +99,8 @@ class AdversarialStatistics(MarginInfluence):
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
             ``from_features``; labels are for pictures and tables only. The options,
             named there, are those of :class:`AdversarialSettings`; for ``"kde"``,
-            without ``paper=True``, ``shift``, ``hops`` and ``bandwidth`` have no effect.
-            ``from_graph`` knows no features and needs a ``function``.
+            without ``paper=True``, ``shift``, ``hops`` and ``bandwidth`` have no
+            effect. ``from_graph`` knows no features and needs a ``function``.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.

@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_margin._keywords import check_keywords
 from captum_margin._model.arguments import (
     expand_baselines,
     expand_feature_mask,
@@ -118,6 +119,7 @@ class MarginSaliency(PerturbationAttribution):
         PerturbationAttribution.__init__(self, forward_func)
         self.segmentation_func = segmentation_func
 
+    @check_keywords
     @log_usage(part_of_slo=True)
     @torch.no_grad()
     @full_precision()
@@ -202,7 +204,8 @@ class MarginSaliency(PerturbationAttribution):
         Raises:
             AssertionError: If a target is missing, or not one an example, or
                 ``perturbations_per_eval`` is below 1, as in Captum.
-            TypeError: If the model returns no tensor, or images are integers.
+            TypeError: If the model returns no tensor, images are integers, or an
+                option is unknown.
             ValueError: If there is no such class, baselines or masks do not broadcast
                 to the inputs, an option is out of its range, regions cannot be made of
                 the inputs, or inputs or outputs hold NaN or infinity.

@@ -11,6 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_margin._keywords import check_keywords
 from captum_margin._model.arguments import warn_of_training
 from captum_margin._model.captum import TargetType, format_inputs
 from captum_margin._model.layer_view import LayerView, class_scores
@@ -163,6 +164,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         self._tables = [(self.layer, attribute_to_layer_input, table)]
         return self
 
+    @check_keywords
     @log_usage(part_of_slo=True)
     def attribute(
         self,
