@@ -46,9 +46,8 @@ def document_options(
     text: str | None, settings: Settings, paper_settings: Settings
 ) -> str | None:
     """A docstring with an entry for each option in place of that of ``**options``."""
-    if text is None:  # python -OO
-        return None
-    entries = _entries(settings, paper_settings)
+    if text is None or not (entries := _entries(settings, paper_settings)):
+        return text  # python -OO
 
     def indented(placeholder: re.Match[str]) -> str:
         return textwrap.indent("\n".join(entries), placeholder[1])
@@ -56,13 +55,11 @@ def document_options(
     return _PLACEHOLDER.sub(indented, text)
 
 
-def arguments_of(text: str | None) -> str | None:
-    """The section of the arguments alone, dedented."""
-    if text is None:  # python -OO
-        return None
-    found = re.search(r"^Args:\n(?: +.*\n)+", inspect.cleandoc(text) + "\n", re.M)
-    assert found is not None
-    return found[0]
+def arguments_of(text: str | None) -> str:
+    """The section of the arguments alone, dedented; "" under ``python -OO``."""
+    cleaned = inspect.cleandoc(text or "") + "\n"
+    found = re.search(r"^Args:\n(?: +.*\n)+", cleaned, re.M)
+    return found[0] if found else ""
 
 
 def _entries(settings: Settings, paper_settings: Settings) -> list[str]:
@@ -70,7 +67,7 @@ def _entries(settings: Settings, paper_settings: Settings) -> list[str]:
     said: dict[str, tuple[str, str]] = {}
     kinds = [kind for kind in type(settings).__mro__ if issubclass(kind, Settings)]
     for kind in reversed(kinds):
-        section = textwrap.dedent((arguments_of(kind.__doc__) or "")[len("Args:\n") :])
+        section = textwrap.dedent(arguments_of(kind.__doc__)[len("Args:\n") :])
         said |= {name: (of, text) for name, of, text in _ENTRY.findall(section)}
     return [
         _entry(
@@ -80,6 +77,7 @@ def _entries(settings: Settings, paper_settings: Settings) -> list[str]:
             getattr(paper_settings, option.name),
         )
         for option in fields(settings)
+        if option.name in said
     ]
 
 

@@ -469,25 +469,25 @@ class MarginInfluence(DataInfluence):
 
 
 _TEXTS = {
-    "__init__": arguments_of(MarginInfluence.__doc__),
+    "__init__": "Starts from a model and its data.\n\n"
+    + arguments_of(MarginInfluence.__doc__),
     "from_features": MarginInfluence.from_features.__doc__,
     "from_graph": MarginInfluence.from_graph.__doc__,
 }
 
 
-def show_options(cls: type[MarginInfluence]) -> None:
+def show_options(question: type[MarginInfluence]) -> None:
     """Names a question's options in the constructors it defines, see ``_options``."""
+    settings, paper_settings = question.settings, question.paper_settings
     for name, text in _TEXTS.items():
-        if name not in vars(cls):
+        constructor = vars(question).get(name)
+        if constructor is None:
             continue
-        constructor = getattr(vars(cls)[name], "__func__", vars(cls)[name])
-        name_options(constructor, cls.settings)
-        if constructor.__doc__ is None:  # as the template, of which it is the text
-            constructor.__doc__ = text
-        constructor.__doc__ = document_options(
-            constructor.__doc__, cls.settings, cls.paper_settings
-        )
-    cls.__doc__ = document_options(cls.__doc__, cls.settings, cls.paper_settings)
+        function = getattr(constructor, "__func__", constructor)
+        name_options(function, settings)
+        text = document_options(function.__doc__ or text, settings, paper_settings)
+        function.__doc__ = constructor.__doc__ = text
+    question.__doc__ = document_options(question.__doc__, settings, paper_settings)
 
 
 show_options(MarginInfluence)
