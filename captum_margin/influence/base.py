@@ -407,13 +407,21 @@ class MarginInfluence(DataInfluence):
         """The same question to another data set."""
         if isinstance(self.used.backend, Neighbors):
             raise ValueError("expected inputs=None (got backend= of other samples)")
-        options = {f.name: getattr(self.used, f.name) for f in fields(self.used)}
-        options |= {"paper": self.paper, "class_names": self._class_names}
-        options |= {"function": self.function}
+        options: dict[str, Any] = {
+            option.name: getattr(self.used, option.name) for option in fields(self.used)
+        }
+        options["class_names"] = self._class_names
+        options["function"] = self.function
+        options["paper"] = self.paper
         if self.model is not None:
-            options |= {"batch_size": self.batch_size, "pooling": self._pooling}
-            data = as_dataset(inputs)
-            return type(self)(self.model, data, self._layer, **options)
+            return type(self)(
+                self.model,
+                as_dataset(inputs),
+                self._layer,
+                batch_size=self.batch_size,
+                pooling=self._pooling,
+                **options,
+            )
         if self._samples is not None and self._samples.graph is not None:
             raise ValueError(
                 "expected inputs=None after from_graph; start from_graph anew"
