@@ -55,7 +55,10 @@ def public_callables():
         module = importlib.import_module(f"captum_margin{hall}")
         for name in module.__all__:
             value = getattr(module, name)
-            if inspect.isclass(value) or inspect.isfunction(value):
+            is_protocol = getattr(value, "_is_protocol", False)  # never called
+            if inspect.isfunction(value) or (
+                inspect.isclass(value) and not is_protocol
+            ):
                 found[f"{module.__name__}.{name}"] = value
     for name, value in list(found.items()):
         for attribute in dir(value) if inspect.isclass(value) else ():

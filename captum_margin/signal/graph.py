@@ -373,7 +373,8 @@ def _directions(points: Tensor) -> Tensor:
             f"expected non-zero rows for metric='cosine' (got {len(zero)}, the "
             f"first at row {int(zero[0])}); drop them or use 'euclidean'"
         )
-    return points / norms[:, None]
+    directions: Tensor = points / norms[:, None]
+    return directions
 
 
 def _union(
