@@ -124,31 +124,6 @@ class MarginInfluence(DataInfluence):
         super().__init_subclass__()
         show_options(cls)
 
-    def _of_model(
-        self,
-        model: nn.Module,
-        train_dataset: Any,
-        layer: nn.Module | str | None,
-        batch_size: int,
-        pooling: Literal["mean", "flatten"],
-        class_names: ClassNames | None,
-        function: Function | None,
-        paper: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        """Starts from a model, which every question does with options of its own."""
-        if pooling not in ("mean", "flatten"):
-            raise ValueError(f"expected pooling 'mean' or 'flatten' (got {pooling!r})")
-        self._layer = as_module(model, layer)
-        self.train_dataloader = as_loader(train_dataset, batch_size)
-        self.batch_size = batch_size
-        self._pooling = pooling
-        dataset = self.train_dataloader.dataset
-        if class_names is None:
-            class_names = getattr(dataset, "classes", None)
-        self._start(None, function, paper, class_names, options)
-        self.model, self.train_dataset = model, dataset
-
     @classmethod
     def from_features(
         cls: type[Self],
@@ -182,32 +157,6 @@ class MarginInfluence(DataInfluence):
         return cls._of_features(
             features, labels, class_names, images, function, paper, options
         )
-
-    @classmethod
-    def _of_features(
-        cls: type[Self],
-        features: Any,
-        labels: Any,
-        class_names: ClassNames | None,
-        images: Any,
-        function: Function | None,
-        paper: bool,
-        options: Mapping[str, Any],
-    ) -> Self:
-        values = as_features(features)
-        if values.dim() != 2 or 0 in values.shape:
-            raise ValueError(
-                f"expected features of shape (N, F) with N, F >= 1 (got "
-                f"{tuple(values.shape)}); flatten each sample to one row"
-            )
-        samples = Samples(features=values)
-        if labels is not None:
-            codes, classes = as_labels(labels, len(values), class_names)
-            samples = samples._replace(labels=codes.to(values.device), classes=classes)
-        self = cls.__new__(cls)
-        self._start(samples, function, paper, class_names, options)
-        self._images = images
-        return self
 
     @classmethod
     def from_graph(
@@ -247,30 +196,6 @@ class MarginInfluence(DataInfluence):
         return cls._of_graph(
             graph, labels, class_names, images, function, paper, options
         )
-
-    @classmethod
-    def _of_graph(
-        cls: type[Self],
-        graph: Any,
-        labels: Any,
-        class_names: ClassNames | None,
-        images: Any,
-        function: Function | None,
-        paper: bool,
-        options: Mapping[str, Any],
-    ) -> Self:
-        settings = cls._settings(paper, options)
-        count = None if labels is None else len(labels)
-        given = as_graph(graph, count, settings.bandwidth)
-        samples = Samples(graph=given)
-        if labels is not None:
-            codes, classes = as_labels(labels, given.num_nodes, class_names)
-            codes = codes.to(given.edge_index.device)
-            samples = samples._replace(labels=codes, classes=classes)
-        self = cls.__new__(cls)
-        self._start(samples, function, paper, class_names, options)
-        self._images = images
-        return self
 
     def self_influence(self, inputs: Any = None, show_progress: bool = False) -> Tensor:
         """One score per sample, in data order.
@@ -357,6 +282,93 @@ class MarginInfluence(DataInfluence):
         layer = HighPass(self.used.shift, self.used.hops, isolated=self.used.isolated)
         filtered: Tensor = layer(signal, graph.edge_index, graph.edge_weight)
         return filtered
+
+    def _of_model(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None,
+        batch_size: int,
+        pooling: Literal["mean", "flatten"],
+        class_names: ClassNames | None,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Starts from a model, which every question does with options of its own."""
+        if pooling not in ("mean", "flatten"):
+            raise ValueError(f"expected pooling 'mean' or 'flatten' (got {pooling!r})")
+        self._layer = as_module(model, layer)
+        self.train_dataloader = as_loader(train_dataset, batch_size)
+        self.batch_size = batch_size
+        self._pooling = pooling
+        dataset = self.train_dataloader.dataset
+        if class_names is None:
+            class_names = getattr(dataset, "classes", None)
+        self._start(None, function, paper, class_names, options)
+        self.model, self.train_dataset = model, dataset
+
+    @classmethod
+    def _of_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts from features, as :meth:`_of_model` does from a model."""
+        values = as_features(features)
+        if values.dim() != 2 or 0 in values.shape:
+            raise ValueError(
+                f"expected features of shape (N, F) with N, F >= 1 (got "
+                f"{tuple(values.shape)}); flatten each sample to one row"
+            )
+        samples = Samples(features=values)
+        if labels is not None:
+            codes, classes = as_labels(labels, len(values), class_names)
+            samples = samples._replace(labels=codes.to(values.device), classes=classes)
+        return cls._of_samples(samples, class_names, images, function, paper, options)
+
+    @classmethod
+    def _of_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts from a graph, as :meth:`_of_model` does from a model."""
+        settings = cls._settings(paper, options)
+        count = None if labels is None else len(labels)
+        given = as_graph(graph, count, settings.bandwidth)
+        samples = Samples(graph=given)
+        if labels is not None:
+            codes, classes = as_labels(labels, given.num_nodes, class_names)
+            codes = codes.to(given.edge_index.device)
+            samples = samples._replace(labels=codes, classes=classes)
+        return cls._of_samples(samples, class_names, images, function, paper, options)
+
+    @classmethod
+    def _of_samples(
+        cls: type[Self],
+        samples: Samples,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts without a model, past a constructor that asks for one."""
+        self = cls.__new__(cls)
+        self._start(samples, function, paper, class_names, options)
+        self._images = images
+        return self
 
     def _start(
         self,
