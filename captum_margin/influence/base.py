@@ -122,7 +122,7 @@ class MarginInfluence(DataInfluence):
     def __init_subclass__(cls) -> None:
         """Names the options of the question in its constructors, with its defaults."""
         super().__init_subclass__()
-        show_options(cls)
+        _show_options(cls)
 
     @classmethod
     def from_features(
@@ -496,7 +496,7 @@ _TEXTS = {
 }
 
 
-def show_options(question: type[MarginInfluence]) -> None:
+def _show_options(question: type[MarginInfluence]) -> None:
     """Names a question's options in the constructors it defines, see ``_options``."""
     settings, paper_settings = question.settings, question.paper_settings
     for name, text in _TEXTS.items():
@@ -510,4 +510,4 @@ def show_options(question: type[MarginInfluence]) -> None:
     question.__doc__ = document_options(question.__doc__, settings, paper_settings)
 
 
-show_options(MarginInfluence)
+_show_options(MarginInfluence)
