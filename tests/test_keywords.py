@@ -329,7 +329,7 @@ SETTINGS = {
 @pytest.mark.parametrize("paper", [False, True])
 def test_coalitions_take_from_the_setting_what_is_not_given(paper, monkeypatch):
     """And what is given stays so; None of the mask's size is a value."""
-    seen = []
+    seen, model, mask = [], conv(), torch.zeros(1, 1, 16, 16).long()
 
     def search(model, images, base, target, args, coalitions, options):
         seen.append(options)
@@ -339,8 +339,8 @@ def test_coalitions_take_from_the_setting_what_is_not_given(paper, monkeypatch):
 
     def settings(**options):
         with pytest.raises(InterruptedError):
-            CoalitionPerturbation(conv()).attribute(
-                IMAGE, target=0, paper=paper, **options
+            CoalitionPerturbation(model).attribute(
+                IMAGE, target=0, feature_mask=mask, paper=paper, **options
             )
         found = vars(seen.pop()).copy()
         _, found["confidence_weight"], found["coalition_weight"] = found["weights"]
