@@ -46,7 +46,7 @@ _DEFAULT: dict[str, Any] = {
     "move_coalitions": True,
     "learning_rate": 0.05,
 }
-#: What the paper sets otherwise.
+#: The setting of the paper.
 _PAPER: dict[str, Any] = {
     "n_steps": 500,
     "mask_size": None,
