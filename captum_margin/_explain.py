@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_margin._keywords import refuse_unknown
 from captum_margin._model.captum import TargetType
 from captum_margin._model.hooks import layer_name
 from captum_margin.explanation import Explanation, Tensors, are_tensors
@@ -35,7 +36,7 @@ def explain(
             ``MarginSaliency(model)``, ``LayerGradCam(model, layer)``.
         inputs (Tensor or tuple[Tensor, ...]): As ``attribute`` takes them, B examples.
         target (int, tuple, Tensor or list, optional): As in Captum. Default: None
-        **kwargs: Further arguments of ``attribute``.
+        **kwargs: Further arguments of ``attribute``, whatever the method names.
 
     Returns:
         Explanation: Attributions, target, settings, details, a copy of the inputs,
@@ -43,8 +44,8 @@ def explain(
         their details; with ``return_convergence_delta=True`` the delta is a detail.
 
     Raises:
-        TypeError: If ``method`` has no ``attribute``, or that returns no tensors, or
-            the inputs are none.
+        TypeError: If ``method`` has no ``attribute``, or that returns no tensors or
+            knows no such argument, or the inputs are none.
 
     Cost: that of ``attribute``, and a copy of the inputs. A method that is fitted when
     first used (``RepresentativeInterpretation`` with references) is fitted within, and
@@ -87,8 +88,11 @@ def explain(
             "expected inputs as a tensor, or a tuple of tensors for several inputs "
             f"(got {type(inputs).__name__})"
         )
+    parameters = inspect.signature(attribute).parameters
+    if all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
+        refuse_unknown(f"{type(method).__name__}.attribute()", kwargs, parameters)
     arguments = dict(kwargs)
-    has_details = "return_details" in inspect.signature(attribute).parameters
+    has_details = "return_details" in parameters
     if has_details:
         arguments["return_details"] = True
     if target is not None:  # some of Captum's methods know none

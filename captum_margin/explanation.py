@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
 from captum_margin._files import read_record, write_record
+from captum_margin._keywords import check_keywords
 from captum_margin._model.captum import TargetType
 from captum_margin._version import versions
 from captum_margin.metrics import Evaluation, evaluate
 from captum_margin.viz import visualize_comparison
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 __all__ = ["Explanation", "Tensors", "are_tensors"]
@@ -149,13 +151,20 @@ class Explanation:
         moved = {name: _moved(entry, device) for name, entry in contents.items()}
         return cls(**moved)
 
+    @check_keywords
     def plot(
         self,
         index: int = 0,
         *,
         inputs: Tensors | None = None,
         evaluation: Evaluation | None = None,
-        **style: Any,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        sign: Literal["positive", "negative", "absolute_value", "all"] = "positive",
+        outlier_perc: float = 2,
+        cmap: str | Colormap | None = None,
+        alpha_overlay: float = 0.5,
+        title: str | None = None,
     ) -> Figure:
         """Draws the image of one example, its map, and the map over the image.
 
@@ -165,14 +174,20 @@ class Explanation:
                 the record has no ``inputs``. Default: None
             evaluation (Evaluation, optional): What :meth:`evaluate` returned; adds its
                 insertion and deletion curves. Default: None
-            **style: ``mean``, ``std``, ``sign``, ``cmap``, ``title`` and others of
-                :func:`captum_margin.viz.visualize_comparison`.
+            mean (Sequence[float] or float, optional): As in
+                :func:`captum_margin.viz.visualize_comparison`. Default: None
+            std (Sequence[float] or float, optional): As there. Default: None
+            sign (str, optional): As there. Default: ``"positive"``
+            outlier_perc (float, optional): As there. Default: 2
+            cmap (str or Colormap, optional): As there. Default: None
+            alpha_overlay (float, optional): As there. Default: 0.5
+            title (str, optional): As there. Default: None
 
         Returns:
             Figure: For a notebook's last line, or ``figure.savefig``.
 
         Raises:
-            TypeError: If ``inputs`` are no tensors.
+            TypeError: If ``inputs`` are no tensors, or an option is unknown.
             ValueError: If there are no inputs, or they or the map are no images.
             IndexError: If there is no such example.
         """
@@ -184,17 +199,27 @@ class Explanation:
             images[index],
             {self.method: maps[index]},
             curves=None if curves is None else {self.method: curves},
-            **style,
+            mean=mean,
+            std=std,
+            sign=sign,
+            outlier_perc=outlier_perc,
+            cmap=cmap,
+            alpha_overlay=alpha_overlay,
+            title=title,
         )
         return figure
 
+    @check_keywords
     def evaluate(
         self,
         forward_func: Callable[..., Tensor],
         additional_forward_args: object = None,
         *,
         inputs: Tensors | None = None,
-        **options: Any,
+        baseline: float | Tensor | None = None,
+        softmax: bool = True,
+        perturbations_per_eval: int = 32,
+        show_progress: bool = False,
     ) -> Evaluation:
         """Measures with every metric of the package how faithful the maps are.
 
@@ -205,14 +230,17 @@ class Explanation:
             additional_forward_args (Any, optional): As in Captum. Default: None
             inputs (Tensor or tuple[Tensor, ...], optional): What was explained, where
                 the record has no ``inputs``. Default: None
-            **options: ``baseline``, ``softmax``, ``perturbations_per_eval`` and
-                ``show_progress``, see :func:`captum_margin.metrics.evaluate`.
+            baseline (float or Tensor, optional): As in
+                :func:`captum_margin.metrics.evaluate`. Default: None
+            softmax (bool, optional): As there. Default: True
+            perturbations_per_eval (int, optional): As there. Default: 32
+            show_progress (bool, optional): As there. Default: False
 
         Returns:
             Evaluation: All results, and their numbers by name.
 
         Raises:
-            TypeError: If an option is of the wrong type.
+            TypeError: If an option is unknown or of the wrong type.
             ValueError: If there are no inputs, or they or the maps are no images.
 
         Cost: that of :func:`captum_margin.metrics.evaluate`.
@@ -230,7 +258,10 @@ class Explanation:
             maps,
             self.target,
             additional_forward_args,
-            **options,
+            baseline=baseline,
+            softmax=softmax,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
         )
 
     def _images(self, inputs: Tensors | None) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from captum_margin.influence.samples import as_features, as_labels
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.settings import Settings, SettingsOptions
 
 __all__ = [
+    "AdversarialOptions",
     "AdversarialSettings",
     "as_graph_features",
     "decisions",
@@ -71,6 +72,20 @@ class AdversarialSettings(Settings):
                 "statistic='kde' needs references=: training samples in the same "
                 "latent space, or with a model its training data"
             )
+
+
+class AdversarialOptions(SettingsOptions, total=False):
+    """:class:`AdversarialSettings` as keywords; texts and defaults are there."""
+
+    statistic: Literal["mmd", "kde"] | None
+    references: Any
+    reference_classes: Any
+    predicted: Any
+    graph_features: Any
+    graph_references: Any
+    gamma: float | None
+    estimate: Literal["exact", "features"]
+    seed: int
 
 
 def decisions(scores: Tensor) -> Tensor:

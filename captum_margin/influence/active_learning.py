@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from typing_extensions import Unpack, override
 
 from captum_margin.influence._nodes import (
     indices_of,
@@ -15,10 +16,11 @@ from captum_margin.influence._nodes import (
     rows_of,
     samples_of,
 )
+from captum_margin.influence._options import document_options, name_options
 from captum_margin.influence.base import Function, MarginInfluence
 from captum_margin.influence.graph_autoencoder import embed_nodes
-from captum_margin.influence.samples import Samples
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.samples import ClassNames, Samples
+from captum_margin.influence.settings import Settings, SettingsOptions
 from captum_margin.signal import (
     Graph,
     HighPass,
@@ -27,7 +29,14 @@ from captum_margin.signal import (
     unit_rows,
 )
 
-__all__ = ["ActiveLearning", "ActiveLearningSettings", "select_nodes"]
+__all__ = [
+    "ActiveLearning",
+    "ActiveLearningOptions",
+    "ActiveLearningSettings",
+    "select_nodes",
+]
+
+Self = TypeVar("Self", bound="ActiveLearning")
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,14 @@ class ActiveLearningSettings(Settings):
             raise ValueError(f"expected a whole reach >= 0 (got {self.reach})")
 
 
+class ActiveLearningOptions(SettingsOptions, total=False):
+    """:class:`ActiveLearningSettings` as keywords; texts and defaults are there."""
+
+    seed: int
+    reach: int
+    weighted: bool
+
+
 def select_nodes(
     data: Any,
     budget: int,
@@ -62,8 +79,7 @@ def select_nodes(
     embeddings: Tensor | None = None,
     per_class: bool = False,
     paper: bool = False,
-    seed: int | None = None,
-    **options: Any,
+    **options: Unpack[ActiveLearningOptions],
 ) -> Tensor:
     r"""Chooses the nodes of a graph to label, before any label is known.
 
@@ -102,8 +118,7 @@ def select_nodes(
         paper (bool, optional): Case study VI of MARGIN
             (https://arxiv.org/abs/1711.05407): the nodes of the largest squared
             high-pass part of the embeddings' norm. Default: False.
-        seed (int, optional): As in :class:`ActiveLearningSettings`. Default: None, 0.
-        **options: Further fields of :class:`ActiveLearningSettings`.
+        **options: Fields of :class:`ActiveLearningSettings`.
 
     Returns:
         Tensor: Node indices in the order of picking, int64, without repetition; all
@@ -122,8 +137,6 @@ def select_nodes(
     >>> select_nodes(data, 2).tolist()
     [0, 4]
     """
-    if seed is not None:
-        options["seed"] = seed
     learning = ActiveLearning(data, embeddings=embeddings, paper=paper, **options)
     return learning.select(
         budget, candidates=candidates, labelled=labelled, per_class=per_class
@@ -185,7 +198,7 @@ class ActiveLearning(MarginInfluence):
         embeddings: Tensor | None = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
         samples = samples_of(data)
@@ -195,6 +208,40 @@ class ActiveLearning(MarginInfluence):
             nodes = samples.graph.num_nodes
             self._embeddings = rows_of(embeddings, nodes, "embeddings")
         self._candidates = not_held_out(data, samples.graph)
+
+    @classmethod
+    @override
+    def from_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[ActiveLearningOptions],
+    ) -> Self:
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    @override
+    def from_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[ActiveLearningOptions],
+    ) -> Self:
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def select(
         self,
@@ -293,6 +340,12 @@ class ActiveLearning(MarginInfluence):
     def _used(self) -> ActiveLearningSettings:
         assert isinstance(self.used, ActiveLearningSettings)
         return self.used
+
+
+name_options(select_nodes, ActiveLearning.settings)
+select_nodes.__doc__ = document_options(
+    select_nodes.__doc__, ActiveLearning.settings, ActiveLearning.paper_settings
+)
 
 
 def _highest(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import Unpack, override
 
 from captum_margin.influence._adversarial import (
+    AdversarialOptions,
     AdversarialSettings,
     as_graph_features,
     decisions,
@@ -29,9 +31,9 @@ from captum_margin.influence._references import (
     reference_means,
     rest_density,
 )
-from captum_margin.influence.base import MarginInfluence
+from captum_margin.influence.base import Function, MarginInfluence
 from captum_margin.influence.new_samples import as_new_features, join
-from captum_margin.influence.samples import Samples, as_features
+from captum_margin.influence.samples import ClassNames, Samples, as_features
 from captum_margin.influence.settings import Settings, as_points
 from captum_margin.signal import (
     Graph,
@@ -44,7 +46,9 @@ from captum_margin.signal._mmd_new import new_samples_mmd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AdversarialSettings", "AdversarialStatistics"]
+__all__ = ["AdversarialOptions", "AdversarialSettings", "AdversarialStatistics"]
+
+Self = TypeVar("Self", bound="AdversarialStatistics")
 
 
 class AdversarialStatistics(MarginInfluence):
@@ -93,10 +97,10 @@ class AdversarialStatistics(MarginInfluence):
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
-            ``from_features``; labels are for pictures and tables only. Options are
-            those of :class:`AdversarialSettings`; for ``"kde"``, without
-            ``paper=True``, ``shift``, ``hops`` and ``bandwidth`` have no effect.
-            ``from_graph`` knows no features and needs a ``function``.
+            ``from_features``; labels are for pictures and tables only. The options,
+            named there, are those of :class:`AdversarialSettings`; for ``"kde"``,
+            without ``paper=True``, ``shift``, ``hops`` and ``bandwidth`` have no
+            effect. ``from_graph`` knows no features and needs a ``function``.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -127,6 +131,65 @@ class AdversarialStatistics(MarginInfluence):
     paper_settings: ClassVar[Settings] = AdversarialSettings(
         k=30, shift="symmetric", isolated="keep"
     )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None = None,
+        *,
+        batch_size: int = 32,
+        pooling: Literal["mean", "flatten"] = "mean",
+        class_names: ClassNames | None = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[AdversarialOptions],
+    ) -> None:
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    @classmethod
+    @override
+    def from_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[AdversarialOptions],
+    ) -> Self:
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    @override
+    def from_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[AdversarialOptions],
+    ) -> Self:
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def score(
         self, inputs: Any, *, predicted: Any = None, graph_features: Any = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from captum.influence import DataInfluence
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from captum_margin.influence._extraction import (
     as_dataset,
@@ -15,6 +16,11 @@ from captum_margin.influence._extraction import (
     as_module,
     extract,
     images_of,
+)
+from captum_margin.influence._options import (
+    arguments_of,
+    document_options,
+    name_options,
 )
 from captum_margin.influence.result import InfluenceResult, KMostInfluentialResults
 from captum_margin.influence.samples import (
@@ -28,6 +34,7 @@ from captum_margin.influence.samples import (
 from captum_margin.influence.settings import (
     FoundGraph,
     Settings,
+    SettingsOptions,
     neighbor_graph,
     replaced,
 )
@@ -64,8 +71,7 @@ class MarginInfluence(DataInfluence):
             :class:`~captum_margin.signal.Graph` and the :class:`Samples`. It is
             filtered plainly. Default: None.
         paper (bool, optional): The question as in the MARGIN paper. Default: False.
-        **options: Fields of the class's ``settings`` (``paper_settings`` with
-            ``paper=True``) to replace, see :class:`Settings`.
+        **options: Fields of the class's ``settings``, or of its ``paper_settings``.
 
     Raises:
         TypeError: If an argument is of the wrong type or an option unknown.
@@ -98,20 +104,25 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> None:
         """See the class."""
-        if pooling not in ("mean", "flatten"):
-            raise ValueError(f"expected pooling 'mean' or 'flatten' (got {pooling!r})")
-        self._layer = as_module(model, layer)
-        self.train_dataloader = as_loader(train_dataset, batch_size)
-        self.batch_size = batch_size
-        self._pooling = pooling
-        dataset = self.train_dataloader.dataset
-        if class_names is None:
-            class_names = getattr(dataset, "classes", None)
-        self._start(None, function, paper, class_names, options)
-        self.model, self.train_dataset = model, dataset
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    def __init_subclass__(cls) -> None:
+        """Names the options of the question in its constructors, with its defaults."""
+        super().__init_subclass__()
+        _show_options(cls)
 
     @classmethod
     def from_features(
@@ -123,7 +134,7 @@ class MarginInfluence(DataInfluence):
         images: Any = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from features instead of a model and its data.
 
@@ -143,20 +154,9 @@ class MarginInfluence(DataInfluence):
             TypeError: If features or labels are of the wrong type.
             ValueError: If they are not (N, F) and (N,), or a label is missing.
         """
-        values = as_features(features)
-        if values.dim() != 2 or 0 in values.shape:
-            raise ValueError(
-                f"expected features of shape (N, F) with N, F >= 1 (got "
-                f"{tuple(values.shape)}); flatten each sample to one row"
-            )
-        samples = Samples(features=values)
-        if labels is not None:
-            codes, classes = as_labels(labels, len(values), class_names)
-            samples = samples._replace(labels=codes.to(values.device), classes=classes)
-        self = cls.__new__(cls)
-        self._start(samples, function, paper, class_names, options)
-        self._images = images
-        return self
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
 
     @classmethod
     def from_graph(
@@ -168,9 +168,11 @@ class MarginInfluence(DataInfluence):
         images: Any = None,
         function: Function | None = None,
         paper: bool = False,
-        **options: Any,
+        **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from a neighbour graph instead of making one.
+
+        The options ``k``, ``metric`` and ``backend`` have no effect.
 
         Args:
             graph (Graph, Tensor or SciPy sparse matrix): A
@@ -185,24 +187,15 @@ class MarginInfluence(DataInfluence):
             images (optional): As in :meth:`from_features`. Default: None.
             function (optional): As in the class. Default: None.
             paper (bool, optional): As in the class. Default: False.
-            **options: As in the class; ``k`` and ``metric`` have no effect.
+            **options: As in the class.
 
         Raises:
             TypeError: If the graph is none of these.
             ValueError: If edges, weights or labels do not fit together.
         """
-        settings = cls._settings(paper, options)
-        count = None if labels is None else len(labels)
-        given = as_graph(graph, count, settings.bandwidth)
-        samples = Samples(graph=given)
-        if labels is not None:
-            codes, classes = as_labels(labels, given.num_nodes, class_names)
-            codes = codes.to(given.edge_index.device)
-            samples = samples._replace(labels=codes, classes=classes)
-        self = cls.__new__(cls)
-        self._start(samples, function, paper, class_names, options)
-        self._images = images
-        return self
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def self_influence(self, inputs: Any = None, show_progress: bool = False) -> Tensor:
         """One score per sample, in data order.
@@ -290,13 +283,100 @@ class MarginInfluence(DataInfluence):
         filtered: Tensor = layer(signal, graph.edge_index, graph.edge_weight)
         return filtered
 
+    def _of_model(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None,
+        batch_size: int,
+        pooling: Literal["mean", "flatten"],
+        class_names: ClassNames | None,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Starts from a model, which every question does with options of its own."""
+        if pooling not in ("mean", "flatten"):
+            raise ValueError(f"expected pooling 'mean' or 'flatten' (got {pooling!r})")
+        self._layer = as_module(model, layer)
+        self.train_dataloader = as_loader(train_dataset, batch_size)
+        self.batch_size = batch_size
+        self._pooling = pooling
+        dataset = self.train_dataloader.dataset
+        if class_names is None:
+            class_names = getattr(dataset, "classes", None)
+        self._start(None, function, paper, class_names, options)
+        self.model, self.train_dataset = model, dataset
+
+    @classmethod
+    def _of_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts from features, as :meth:`_of_model` does from a model."""
+        values = as_features(features)
+        if values.dim() != 2 or 0 in values.shape:
+            raise ValueError(
+                f"expected features of shape (N, F) with N, F >= 1 (got "
+                f"{tuple(values.shape)}); flatten each sample to one row"
+            )
+        samples = Samples(features=values)
+        if labels is not None:
+            codes, classes = as_labels(labels, len(values), class_names)
+            samples = samples._replace(labels=codes.to(values.device), classes=classes)
+        return cls._of_samples(samples, class_names, images, function, paper, options)
+
+    @classmethod
+    def _of_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts from a graph, as :meth:`_of_model` does from a model."""
+        settings = cls._settings(paper, options)
+        count = None if labels is None else len(labels)
+        given = as_graph(graph, count, settings.bandwidth)
+        samples = Samples(graph=given)
+        if labels is not None:
+            codes, classes = as_labels(labels, given.num_nodes, class_names)
+            codes = codes.to(given.edge_index.device)
+            samples = samples._replace(labels=codes, classes=classes)
+        return cls._of_samples(samples, class_names, images, function, paper, options)
+
+    @classmethod
+    def _of_samples(
+        cls: type[Self],
+        samples: Samples,
+        class_names: ClassNames | None,
+        images: Any,
+        function: Function | None,
+        paper: bool,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Starts without a model, past a constructor that asks for one."""
+        self = cls.__new__(cls)
+        self._start(samples, function, paper, class_names, options)
+        self._images = images
+        return self
+
     def _start(
         self,
         samples: Samples | None,
         function: Function | None,
         paper: bool,
         class_names: ClassNames | None,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         """What all constructors share."""
         self.used = self._settings(paper, options)
@@ -313,7 +393,7 @@ class MarginInfluence(DataInfluence):
             self._check(samples)
 
     @classmethod
-    def _settings(cls, paper: bool, options: dict[str, Any]) -> Settings:
+    def _settings(cls, paper: bool, options: Mapping[str, Any]) -> Settings:
         settings = cls.paper_settings if paper else cls.settings
         return replaced(settings, options, cls.__name__)
 
@@ -339,13 +419,21 @@ class MarginInfluence(DataInfluence):
         """The same question to another data set."""
         if isinstance(self.used.backend, Neighbors):
             raise ValueError("expected inputs=None (got backend= of other samples)")
-        options = {f.name: getattr(self.used, f.name) for f in fields(self.used)}
-        options |= {"paper": self.paper, "class_names": self._class_names}
-        options |= {"function": self.function}
+        options: dict[str, Any] = {
+            option.name: getattr(self.used, option.name) for option in fields(self.used)
+        }
+        options["class_names"] = self._class_names
+        options["function"] = self.function
+        options["paper"] = self.paper
         if self.model is not None:
-            options |= {"batch_size": self.batch_size, "pooling": self._pooling}
-            data = as_dataset(inputs)
-            return type(self)(self.model, data, self._layer, **options)
+            return type(self)(
+                self.model,
+                as_dataset(inputs),
+                self._layer,
+                batch_size=self.batch_size,
+                pooling=self._pooling,
+                **options,
+            )
         if self._samples is not None and self._samples.graph is not None:
             raise ValueError(
                 "expected inputs=None after from_graph; start from_graph anew"
@@ -398,3 +486,28 @@ class MarginInfluence(DataInfluence):
         else:
             signal = own if isinstance(own, Tensor) else own(graph, samples)
         return as_function(signal, graph.num_nodes)
+
+
+_TEXTS = {
+    "__init__": "Starts from a model and its data.\n\n"
+    + arguments_of(MarginInfluence.__doc__),
+    "from_features": MarginInfluence.from_features.__doc__,
+    "from_graph": MarginInfluence.from_graph.__doc__,
+}
+
+
+def _show_options(question: type[MarginInfluence]) -> None:
+    """Names a question's options in the constructors it defines, see ``_options``."""
+    settings, paper_settings = question.settings, question.paper_settings
+    for name, text in _TEXTS.items():
+        constructor = vars(question).get(name)
+        if constructor is None:
+            continue
+        function = getattr(constructor, "__func__", constructor)
+        name_options(function, settings)
+        text = document_options(function.__doc__ or text, settings, paper_settings)
+        function.__doc__ = constructor.__doc__ = text
+    question.__doc__ = document_options(question.__doc__, settings, paper_settings)
+
+
+_show_options(MarginInfluence)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack, override
 
 from captum_margin.influence._classes import class_signal
+from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import ScoresNewSamples
-from captum_margin.influence.samples import Samples
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.samples import ClassNames, Samples
+from captum_margin.influence.settings import Settings, SettingsOptions
 from captum_margin.signal import Graph
 
-__all__ = ["DecisionBoundary", "DecisionBoundarySettings"]
+__all__ = [
+    "DecisionBoundary",
+    "DecisionBoundaryOptions",
+    "DecisionBoundarySettings",
+]
+
+Self = TypeVar("Self", bound="DecisionBoundary")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,12 @@ class DecisionBoundarySettings(Settings):
             )
 
 
+class DecisionBoundaryOptions(SettingsOptions, total=False):
+    """:class:`DecisionBoundarySettings` as keywords; texts and defaults are there."""
+
+    label_source: Literal["predicted", "given"]
+
+
 class DecisionBoundary(ScoresNewSamples):
     r"""Scores samples by how their neighbours in a latent space are of other classes.
 
@@ -60,8 +74,8 @@ class DecisionBoundary(ScoresNewSamples):
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
-            ``from_features`` and ``from_graph``; options are those of
-            :class:`DecisionBoundarySettings`.
+            ``from_features`` and ``from_graph``, where the options are named; they
+            are those of :class:`DecisionBoundarySettings`.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -86,6 +100,65 @@ class DecisionBoundary(ScoresNewSamples):
     issue: ClassVar[str | None] = "boundary"
     bound: ClassVar[float] = 2.0
     needs_labels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None = None,
+        *,
+        batch_size: int = 32,
+        pooling: Literal["mean", "flatten"] = "mean",
+        class_names: ClassNames | None = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[DecisionBoundaryOptions],
+    ) -> None:
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    @classmethod
+    @override
+    def from_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[DecisionBoundaryOptions],
+    ) -> Self:
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    @override
+    def from_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[DecisionBoundaryOptions],
+    ) -> Self:
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack, override
 
 from captum_margin.influence._classes import class_signal
+from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
-from captum_margin.influence.samples import Samples
-from captum_margin.influence.settings import Settings, as_points
+from captum_margin.influence.samples import ClassNames, Samples
+from captum_margin.influence.settings import Settings, SettingsOptions, as_points
 from captum_margin.signal import Graph
 from captum_margin.signal._linear import LinearVotes
 
-__all__ = ["LabelNoise", "LabelNoiseSettings"]
+__all__ = ["LabelNoise", "LabelNoiseOptions", "LabelNoiseSettings"]
+
+Self = TypeVar("Self", bound="LabelNoise")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class LabelNoiseSettings(Settings):
 
     trusted: bool = True
     linear: bool = True
+
+
+class LabelNoiseOptions(SettingsOptions, total=False):
+    """:class:`LabelNoiseSettings` as keywords; texts and defaults are there."""
+
+    trusted: bool
+    linear: bool
 
 
 class LabelNoise(ScoresNewSamples):
@@ -71,8 +82,8 @@ class LabelNoise(ScoresNewSamples):
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
-            ``from_features`` and ``from_graph``; options are those of
-            :class:`LabelNoiseSettings`, with the values of ``LabelNoise.settings``.
+            ``from_features`` and ``from_graph``, where the options are named; they
+            are those of :class:`LabelNoiseSettings`.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -100,6 +111,65 @@ class LabelNoise(ScoresNewSamples):
     issue: ClassVar[str | None] = "label"
     bound: ClassVar[float] = 2.0
     needs_labels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None = None,
+        *,
+        batch_size: int = 32,
+        pooling: Literal["mean", "flatten"] = "mean",
+        class_names: ClassNames | None = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[LabelNoiseOptions],
+    ) -> None:
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    @classmethod
+    @override
+    def from_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[LabelNoiseOptions],
+    ) -> Self:
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    @override
+    def from_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[LabelNoiseOptions],
+    ) -> Self:
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
+from typing_extensions import Unpack
 
 from captum_margin.influence._nodes import indices_of
-from captum_margin.influence.active_learning import ActiveLearning
+from captum_margin.influence._options import document_options, name_options
+from captum_margin.influence.active_learning import (
+    ActiveLearning,
+    ActiveLearningOptions,
+)
+from captum_margin.influence.base import Function
+from captum_margin.influence.settings import replaced
 
 __all__ = ["SelectNodes"]
 
@@ -30,8 +38,11 @@ class SelectNodes(BaseTransform):
         candidates (Tensor, optional): As there. Default: None.
         labelled (Tensor, optional): As there. Default: None.
         per_class (bool, optional): As there. Default: False.
-        **options: Those of :class:`~captum_margin.influence.ActiveLearning`, for
-            example ``seed`` or ``paper``.
+        embeddings (Tensor, optional): As there. Default: None.
+        function (Tensor or Callable, optional): As in
+            :class:`~captum_margin.influence.ActiveLearning`. Default: None.
+        paper (bool, optional): As in ``select_nodes``. Default: False.
+        **options: Those of :class:`~captum_margin.influence.ActiveLearning`.
 
     Raises:
         TypeError: If the graph is no ``Data``, or as ``select_nodes``.
@@ -53,13 +64,20 @@ class SelectNodes(BaseTransform):
         candidates: Any = None,
         labelled: Any = None,
         per_class: bool = False,
-        **options: Any,
+        embeddings: Tensor | None = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
+        replaced(ActiveLearning.settings, options, self.__class__.__name__)
         self.budget = budget
         self.candidates = candidates
         self.labelled = labelled
         self.per_class = per_class
+        self.embeddings = embeddings
+        self.function = function
+        self.paper = paper
         self.options = options
 
     def forward(self, data: Any) -> Data:
@@ -70,7 +88,13 @@ class SelectNodes(BaseTransform):
                 f"(got {type(data).__name__}); convert a HeteroData by "
                 ".to_homogeneous()"
             )
-        learning = ActiveLearning(data, **self.options)
+        learning = ActiveLearning(
+            data,
+            embeddings=self.embeddings,
+            function=self.function,
+            paper=self.paper,
+            **self.options,
+        )
         chosen = learning.select(
             self.budget,
             candidates=self.candidates,
@@ -89,3 +113,9 @@ class SelectNodes(BaseTransform):
     def __repr__(self) -> str:
         """The call, in the form of PyTorch Geometric."""
         return f"{self.__class__.__name__}(budget={self.budget})"
+
+
+name_options(SelectNodes.__init__, ActiveLearning.settings)
+SelectNodes.__doc__ = document_options(
+    SelectNodes.__doc__, ActiveLearning.settings, ActiveLearning.paper_settings
+)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack, override
 
 from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.samples import ClassNames, Samples
-from captum_margin.influence.settings import Settings
+from captum_margin.influence.settings import Settings, SettingsOptions
 from captum_margin.signal import (
     Graph,
     leave_neighborhood_out_mmd,
@@ -21,7 +23,9 @@ from captum_margin.signal import (
 from captum_margin.signal._mmd_new import new_samples_mmd
 from captum_margin.signal.mmd import Estimate
 
-__all__ = ["Prototypes", "PrototypesSettings"]
+__all__ = ["Prototypes", "PrototypesOptions", "PrototypesSettings"]
+
+Self = TypeVar("Self", bound="Prototypes")
 
 # Of a class, left out as a neighbourhood: at k = 25, where k is not given, from 500 on.
 _LEFT_OUT = 0.05
@@ -61,6 +65,15 @@ class PrototypesSettings(Settings):
                 "expected sided='both' or 'below' with estimate='paper' (got 'above'); "
                 "it is low where the MMD is high"
             )
+
+
+class PrototypesOptions(SettingsOptions, total=False):
+    """:class:`PrototypesSettings` as keywords; texts and defaults are there."""
+
+    estimate: Estimate
+    gamma: float | None
+    local: bool
+    seed: int
 
 
 class Prototypes(ScoresNewSamples):
@@ -104,9 +117,9 @@ class Prototypes(ScoresNewSamples):
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
-            ``from_features``; labels are optional there. Options are those of
-            :class:`PrototypesSettings`. ``from_graph`` knows no features: it needs a
-            ``function`` and answers with criticisms only.
+            ``from_features``; labels are optional there. The options, named there, are
+            those of :class:`PrototypesSettings`. ``from_graph`` knows no features: it
+            needs a ``function`` and answers with criticisms only.
 
     Raises:
         TypeError: As :class:`MarginInfluence`.
@@ -135,6 +148,65 @@ class Prototypes(ScoresNewSamples):
     paper_settings: ClassVar[Settings] = PrototypesSettings(
         k=25, estimate="paper", isolated="keep"
     )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        layer: nn.Module | str | None = None,
+        *,
+        batch_size: int = 32,
+        pooling: Literal["mean", "flatten"] = "mean",
+        class_names: ClassNames | None = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[PrototypesOptions],
+    ) -> None:
+        self._of_model(
+            model,
+            train_dataset,
+            layer,
+            batch_size,
+            pooling,
+            class_names,
+            function,
+            paper,
+            options,
+        )
+
+    @classmethod
+    @override
+    def from_features(
+        cls: type[Self],
+        features: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[PrototypesOptions],
+    ) -> Self:
+        return cls._of_features(
+            features, labels, class_names, images, function, paper, options
+        )
+
+    @classmethod
+    @override
+    def from_graph(
+        cls: type[Self],
+        graph: Any,
+        labels: Any = None,
+        *,
+        class_names: ClassNames | None = None,
+        images: Any = None,
+        function: Function | None = None,
+        paper: bool = False,
+        **options: Unpack[PrototypesOptions],
+    ) -> Self:
+        return cls._of_graph(
+            graph, labels, class_names, images, function, paper, options
+        )
 
     def select(
         self,
@@ -231,7 +303,7 @@ class Prototypes(ScoresNewSamples):
         function: Function | None,
         paper: bool,
         class_names: ClassNames | None,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         self._k_given = paper or "k" in options
         super()._start(samples, function, paper, class_names, options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from captum_margin._keywords import refuse_unknown
 from captum_margin.neighbors import (
     Backend,
     Neighbors,
@@ -20,7 +22,14 @@ from captum_margin.signal._sparse_rows import as_sparse
 from captum_margin.signal.high_pass import Shift
 from captum_margin.signal.protocol import Sided
 
-__all__ = ["FoundGraph", "Settings", "as_points", "neighbor_graph", "replaced"]
+__all__ = [
+    "FoundGraph",
+    "Settings",
+    "SettingsOptions",
+    "as_points",
+    "neighbor_graph",
+    "replaced",
+]
 
 Kind = TypeVar("Kind", bound="Settings")
 
@@ -59,6 +68,19 @@ class Settings:
     backend: Backend | Neighbors = "auto"
 
 
+class SettingsOptions(TypedDict, total=False):
+    """:class:`Settings` as keywords; texts and defaults are there."""
+
+    k: int
+    metric: Literal["euclidean", "cosine"]
+    bandwidth: float | None
+    shift: Shift
+    hops: int
+    isolated: Literal["keep", "zero"]
+    sided: Sided
+    backend: Backend | Neighbors
+
+
 class FoundGraph(NamedTuple):
     """A graph, and what found its neighbours.
 
@@ -73,19 +95,14 @@ class FoundGraph(NamedTuple):
     recall: Recall | None
 
 
-def replaced(settings: Kind, options: dict[str, Any], name: str) -> Kind:
+def replaced(settings: Kind, options: Mapping[str, Any], name: str) -> Kind:
     """Settings with some of them replaced.
 
     Raises:
         TypeError: If an option is unknown.
         ValueError: If the bandwidth is out of its range.
     """
-    known = {field.name for field in fields(settings)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise TypeError(
-            f"{name} got unknown options {unknown}; it knows {sorted(known)}"
-        )
+    refuse_unknown(name, options, (option.name for option in fields(settings)))
     settings = replace(settings, **options)
     if settings.bandwidth is not None and not 0 < settings.bandwidth < torch.inf:
         raise ValueError(f"expected a finite bandwidth > 0 (got {settings.bandwidth})")

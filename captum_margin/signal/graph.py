@@ -102,17 +102,10 @@ def knn_graph(
             "flatten each sample to one row, give one number per sample as x[:, None]"
         )
     if metric == "cosine":
-        norms = points.norm(dim=1)
-        if not bool(norms.all()):
-            zero = (norms == 0).nonzero()
-            raise ValueError(
-                f"expected non-zero rows for metric='cosine' (got {len(zero)}, the "
-                f"first at row {int(zero[0])}); drop them or use 'euclidean'"
-            )
-        points = points / norms[:, None]
-    k = min(k, points.size(0) - 1)
-    i, j, square = nearest(points, k, chunk_size)
-    return _union(i, j, square, x, weight, bandwidth)
+        points = _directions(points)
+    most = points.size(0) - 1
+    node, neighbor, square = nearest(points, min(k, most), chunk_size)
+    return _union(node, neighbor, square, x, weight, bandwidth)
 
 
 def graph_from_neighbors(
@@ -151,11 +144,12 @@ def graph_from_neighbors(
             f"(got {tuple(indices.shape)} and {tuple(distances.shape)})"
         )
     own = torch.arange(len(indices), device=indices.device)[:, None]
-    i, slot = ((indices != -1) & (indices != own)).nonzero(as_tuple=True)
-    j, found = indices[i, slot], distances[i, slot]
-    square = found.square().copysign(found)  # to be refused if it is negative
-    check_graph(torch.stack([i, j]), square, len(indices))
-    return _union(i, j.long(), square, distances, weight, bandwidth)
+    is_neighbor = (indices != -1) & (indices != own)
+    node, slot = is_neighbor.nonzero(as_tuple=True)
+    neighbor, length = indices[node, slot], distances[node, slot]
+    square = length.square().copysign(length)  # to be refused if it is negative
+    check_graph(torch.stack([node, neighbor]), square, len(indices))
+    return _union(node, neighbor.long(), square, distances, weight, bandwidth)
 
 
 def knn_graph_1d(
@@ -196,8 +190,9 @@ def knn_graph_1d(
             f"expected values of shape (N,) with N >= 1 (got {tuple(values.shape)}); "
             "use knn_graph for several features"
         )
-    i, j, square = nearest_1d(points, min(k, points.numel() - 1))
-    return _union(i, j, square, values, weight, bandwidth)
+    most = points.numel() - 1
+    node, neighbor, square = nearest_1d(points, min(k, most))
+    return _union(node, neighbor, square, values, weight, bandwidth)
 
 
 def as_undirected(
@@ -293,6 +288,19 @@ def check_graph(
 
     >>> check_graph(torch.tensor([[0, 1], [1, 0]]), None, 2)
     """
+    _check_edges(edge_index, num_nodes)
+    if edge_weight is None:
+        return
+    if edge_weight.shape != edge_index.shape[1:]:
+        raise ValueError(
+            f"expected edge_weight of shape (E,) = ({edge_index.size(1)},) "
+            f"(got {tuple(edge_weight.shape)})"
+        )
+    check_weights(edge_weight, signed=signed)
+
+
+def _check_edges(edge_index: Tensor, num_nodes: int) -> None:
+    """The part of :func:`check_graph` for the edges."""
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (
         torch.int64,
         torch.int32,
@@ -304,21 +312,14 @@ def check_graph(
             f"expected edge_index of shape (2, E) (got {tuple(edge_index.shape)}); "
             "transpose it if it lists one edge per row"
         )
-    if edge_index.numel():
-        low, high = int(edge_index.min()), int(edge_index.max())
-        if low < 0 or high >= num_nodes:
-            raise ValueError(
-                f"expected node indices within [0, {num_nodes}) (got {low} to {high}); "
-                "check that the signal and the graph have the same nodes"
-            )
-    if edge_weight is None:
+    if edge_index.numel() == 0:
         return
-    if edge_weight.shape != edge_index.shape[1:]:
+    low, high = int(edge_index.min()), int(edge_index.max())
+    if low < 0 or high >= num_nodes:
         raise ValueError(
-            f"expected edge_weight of shape (E,) = ({edge_index.size(1)},) "
-            f"(got {tuple(edge_weight.shape)})"
+            f"expected node indices within [0, {num_nodes}) (got {low} to {high}); "
+            "check that the signal and the graph have the same nodes"
         )
-    check_weights(edge_weight, signed=signed)
 
 
 def check_weights(edge_weight: Tensor, *, signed: bool = False) -> bool:
@@ -363,16 +364,33 @@ def _as_points(x: Tensor) -> Tensor:
     return points
 
 
+def _directions(points: Tensor) -> Tensor:
+    """Rows of unit length, whose Euclidean distances order pairs as 1 - cos does."""
+    norms = points.norm(dim=1)
+    if not bool(norms.all()):
+        zero = (norms == 0).nonzero()
+        raise ValueError(
+            f"expected non-zero rows for metric='cosine' (got {len(zero)}, the "
+            f"first at row {int(zero[0])}); drop them or use 'euclidean'"
+        )
+    directions: Tensor = points / norms[:, None]
+    return directions
+
+
 def _union(
-    i: Tensor,
-    j: Tensor,
+    node: Tensor,
+    neighbor: Tensor,
     square: Tensor,
     x: Tensor,
     weight: str,
     bandwidth: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Undirected edges and their weights from directed edges and squared distances."""
-    edge_index, merged = _merge(i, j, square, x.size(0), "amin")
+    """Undirected edges and their weights from directed edges and squared distances.
+
+    Where both ends list each other the shorter distance counts; the weights are of the
+    dtype of ``x``.
+    """
+    edge_index, merged = _merge(node, neighbor, square, x.size(0), "amin")
     assert merged is not None  # distances went in
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     if weight == "none":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from captum_margin._keywords import check_keywords
 from captum_margin.signal.graph import Graph, as_undirected, knn_graph
 from captum_margin.signal.high_pass import HighPass, Shift
 from captum_margin.signal.select import rank
@@ -77,6 +78,7 @@ def influence(filtered: Tensor, sided: Sided = "both") -> Tensor:
     return energy if energy.dim() == 1 else energy.sum(dim=1)
 
 
+@check_keywords
 def margin(
     domain: Tensor | Graph,
     function: Tensor | Callable[[Graph], Tensor],
@@ -89,7 +91,7 @@ def margin(
     hops: int = 1,
     isolated: Literal["keep", "zero"] = "keep",
     sided: Sided = "both",
-    **high_pass: Any,
+    support_normalized: bool = False,
 ) -> MarginResult:
     r"""Finds the nodes where a function changes against its neighbourhood.
 
@@ -115,13 +117,14 @@ def margin(
         isolated (str, optional): As in :class:`HighPass`: ``"keep"`` lets isolated
             nodes of a given graph rank first. Default: ``"keep"``.
         sided (str, optional): As in :func:`influence`. Default: ``"both"``.
-        **high_pass: Further options of :class:`HighPass`.
+        support_normalized (bool, optional): As in :class:`HighPass`. Default: False.
 
     Returns:
         MarginResult: Graph, function, filtered signal, influence; ``.ranking()``.
 
     Raises:
-        TypeError: If ``domain`` is neither, f no tensor, or as the steps it calls.
+        TypeError: If ``domain`` is neither, f no tensor, an option unknown, or as the
+            steps it calls.
         ValueError: If f does not have one row per node, or as the steps it calls.
 
     Cost: that of :func:`knn_graph` and of :class:`HighPass`.
@@ -153,6 +156,8 @@ def margin(
         )
     if not signal.is_floating_point():
         signal = signal.to(torch.get_default_dtype())
-    layer = HighPass(shift, hops, isolated=isolated, **high_pass)
+    layer = HighPass(
+        shift, hops, isolated=isolated, support_normalized=support_normalized
+    )
     filtered = layer(signal, graph.edge_index, graph.edge_weight)
     return MarginResult(graph, signal, filtered, influence(filtered, sided))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_margin._keywords import check_keywords
 from captum_margin._model.arguments import (
     expand_baselines,
     expand_feature_mask,
@@ -29,7 +30,7 @@ from captum_margin._model.captum import (
 )
 from captum_margin._model.precision import full_precision
 from captum_margin.attr.coalition.clustering import feature_coalitions
-from captum_margin.attr.coalition.search import Search, search
+from captum_margin.attr.coalition.search import Search, SearchResult, search
 
 __all__ = ["CoalitionDetails", "CoalitionPerturbation"]
 
@@ -145,6 +146,7 @@ class CoalitionPerturbation(PerturbationAttribution):
         """False: the attribution is a mask, not a share of the score."""
         return False
 
+    @check_keywords
     @log_usage(part_of_slo=True)
     @torch.inference_mode(False)  # where gradients cannot be had at all
     @torch.no_grad()
@@ -168,7 +170,13 @@ class CoalitionPerturbation(PerturbationAttribution):
         softmax: bool = True,
         seed: int = 0,
         return_details: bool = False,
-        **options: Any,
+        confidence: Literal["drop", "margin"] | None = None,
+        mask_size: int | Literal["default"] | None = "default",
+        smoothing: float | None = None,
+        noise: float | None = None,
+        n_samples: int | None = None,
+        move_coalitions: bool | None = None,
+        learning_rate: float | None = None,
     ) -> (
         TensorOrTupleOfTensorsGeneric
         | tuple[TensorOrTupleOfTensorsGeneric, CoalitionDetails]
@@ -209,13 +217,21 @@ class CoalitionPerturbation(PerturbationAttribution):
                 Default: 0.
             return_details (bool, optional): Whether a :class:`CoalitionDetails` is
                 returned as well. Default: False.
-            **options: ``confidence`` (``"drop"``, paper ``"margin"``); ``mask_size``
-                (side of the grid, 14; paper None: a value for every pixel and
-                channel); ``smoothing`` (sigma of a Gaussian over p as a share of the
-                shorter side, 1 / 28; paper 0); ``noise`` (standard deviation of a, in
-                those of the image, 0; paper 1); ``n_samples`` (noises a step in pairs
-                of opposite sign, 4; paper 16); ``move_coalitions`` (a value for each
-                coalition, True; paper False); ``learning_rate`` (of Adam, 0.05).
+            confidence (str, optional): The loss of the score, ``"drop"`` or
+                ``"margin"``, see the class. Default: None, ``"drop"`` (paper:
+                ``"margin"``).
+            mask_size (int, optional): Side of the grid whose enlargement p is; None: a
+                value for every pixel and channel. Default: ``"default"``, 14 (paper:
+                None).
+            smoothing (float, optional): Sigma of a Gaussian over p, as a share of the
+                shorter side. Default: None, 1 / 28 (paper: 0).
+            noise (float, optional): Standard deviation of a, in those of the image.
+                Default: None, 0 (paper: 1).
+            n_samples (int, optional): Noises a step, in pairs of opposite sign.
+                Default: None, 4 (paper: 16).
+            move_coalitions (bool, optional): Whether each coalition has a value of its
+                own beside those of the grid. Default: None, True (paper: False).
+            learning_rate (float, optional): Of Adam. Default: None, 0.05.
 
         Returns:
             Tensor or tuple: 1 - p in the shape and dtype of ``inputs``, in [0, 1], the
@@ -249,22 +265,21 @@ class CoalitionPerturbation(PerturbationAttribution):
         is_tuple = isinstance(inputs, tuple)
         images = _one_image_batch(format_inputs(inputs))
         warn_of_training(self.forward_func)
-        used = {**_DEFAULT, **(_PAPER if paper else {})}
-        unknown = sorted(set(options) - set(used))
-        if unknown:
-            raise TypeError(
-                f"got unknown options {unknown}; it knows {sorted(used)} and what the "
-                "signature names"
-            )
-        used |= options
-        named = {
-            "n_steps": n_steps,
-            "confidence_weight": confidence_weight,
-            "coalition_weight": coalition_weight,
-        }
-        used |= {name: value for name, value in named.items() if value is not None}
+        used = _with_defaults(
+            paper,
+            n_steps=n_steps,
+            mask_size=mask_size,
+            smoothing=smoothing,
+            noise=noise,
+            n_samples=n_samples,
+            confidence=confidence,
+            confidence_weight=confidence_weight,
+            coalition_weight=coalition_weight,
+            move_coalitions=move_coalitions,
+            learning_rate=learning_rate,
+        )
         weights = used.pop("confidence_weight"), used.pop("coalition_weight")
-        search_options = Search(
+        options = Search(
             weights=(extent_weight, *weights),
             softmax=softmax,
             seed=seed,
@@ -272,42 +287,31 @@ class CoalitionPerturbation(PerturbationAttribution):
             show_progress=show_progress,
             **used,
         )
-        _check(search_options, internal_batch_size)
-        if baselines is None:
-            baselines = images if paper else images.mean(dim=(2, 3), keepdim=True)
-        (base,) = expand_baselines(baselines, (images,))
+        _check(options, internal_batch_size)
         coalitions = self._coalitions(
             images, additional_forward_args, feature_mask, n_coalitions, seed, paper
         )
         found = search(
             self.forward_func,
             images,
-            base,
+            _baseline(baselines, images, paper),
             target,
             additional_forward_args,
             coalitions,
-            search_options,
+            options,
         )
-        maps = (1 - found.perturbation).clamp(0, 1).expand_as(images).contiguous()
-        output = format_output(is_tuple, (maps.to(images.dtype),))
+        output = format_output(is_tuple, (_maps(found, images),))
         if not return_details:
             return output
-        n_noises = used["n_samples"] if used["noise"] > 0 else 1
-        extent, confidence, coalition = search_options.weights
-        settings: dict[str, Any] = {
+        settings = {
             **used,
-            "extent_weight": extent,
-            "confidence_weight": confidence,
-            "coalition_weight": coalition,
+            **_weights_by_name(options),
             "n_coalitions": None if feature_mask is not None else n_coalitions,
             "paper": paper,
             "softmax": softmax,
             "seed": seed,
         }
-        details = CoalitionDetails(
-            coalitions, found.losses, found.n_steps, n_noises * found.n_steps, settings
-        )
-        return output, details
+        return output, _details(found, coalitions, settings)
 
     def _coalitions(
         self,
@@ -369,6 +373,15 @@ def _one_image_batch(inputs: tuple[Tensor, ...]) -> Tensor:
     return inputs[0].detach()
 
 
+def _with_defaults(paper: bool, **given: Any) -> dict[str, Any]:
+    """What was given, and the rest of it from the setting, the paper's or ours."""
+    setting = {**_DEFAULT, **(_PAPER if paper else {})}
+    unset: dict[str, object] = {"mask_size": "default"}  # its None means something
+    return setting | {
+        name: value for name, value in given.items() if value != unset.get(name)
+    }
+
+
 def _check(options: Search, internal_batch_size: int | None) -> None:
     """Refuses options out of their range."""
     if internal_batch_size is not None and internal_batch_size < 1:
@@ -398,3 +411,35 @@ def _check(options: Search, internal_batch_size: int | None) -> None:
             f"expected an even n_samples >= 2, pairs of noises (got "
             f"{options.n_samples})"
         )
+
+
+def _baseline(baselines: BaselineType, images: Tensor, paper: bool) -> Tensor:
+    """What the images fade to, of their shape."""
+    if baselines is None:
+        baselines = images if paper else images.mean(dim=(2, 3), keepdim=True)
+    (base,) = expand_baselines(baselines, (images,))
+    return base
+
+
+def _maps(found: SearchResult, images: Tensor) -> Tensor:
+    """What could not be taken away, in the shape and dtype of the images."""
+    maps = (1 - found.perturbation).clamp(0, 1).expand_as(images).contiguous()
+    return maps.to(images.dtype)
+
+
+def _weights_by_name(options: Search) -> dict[str, float]:
+    extent, confidence, coalition = options.weights
+    return {
+        "extent_weight": extent,
+        "confidence_weight": confidence,
+        "coalition_weight": coalition,
+    }
+
+
+def _details(
+    found: SearchResult, coalitions: Tensor, settings: dict[str, Any]
+) -> CoalitionDetails:
+    n_noises = settings["n_samples"] if settings["noise"] > 0 else 1
+    return CoalitionDetails(
+        coalitions, found.losses, found.n_steps, n_noises * found.n_steps, settings
+    )

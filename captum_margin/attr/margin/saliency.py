@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_margin._keywords import check_keywords
 from captum_margin._model.arguments import (
     expand_baselines,
     expand_feature_mask,
@@ -118,6 +119,7 @@ class MarginSaliency(PerturbationAttribution):
         PerturbationAttribution.__init__(self, forward_func)
         self.segmentation_func = segmentation_func
 
+    @check_keywords
     @log_usage(part_of_slo=True)
     @torch.no_grad()
     @full_precision()
@@ -202,7 +204,8 @@ class MarginSaliency(PerturbationAttribution):
         Raises:
             AssertionError: If a target is missing, or not one an example, or
                 ``perturbations_per_eval`` is below 1, as in Captum.
-            TypeError: If the model returns no tensor, or images are integers.
+            TypeError: If the model returns no tensor, images are integers, or an
+                option is unknown.
             ValueError: If there is no such class, baselines or masks do not broadcast
                 to the inputs, an option is out of its range, regions cannot be made of
                 the inputs, or inputs or outputs hold NaN or infinity.
@@ -242,51 +245,37 @@ class MarginSaliency(PerturbationAttribution):
         )
         warn_of_training(self.forward_func)
         scores = scorer.unmasked()
-        dtype = _map_dtype(formatted)
         partitions = self._partitions(formatted, feature_mask, domain)
         with tqdm(
             desc=f"{self.get_name()} attribution", disable=not show_progress
         ) as progress:
-            if domain == "regions":
-                assert partitions is not None
-                explanations = explain_by_regions(
-                    scorer,
-                    scores,
-                    partitions,
-                    signed=signed,
-                    sided=sided,
-                    dtype=dtype,
-                    progress=progress,
-                )
-            elif partitions is None:
-                explanations = explain_by_soft_unions(
-                    scorer, scores, n_evaluations - 1, seed, dtype, progress
-                )
-            else:
-                explanations = explain_by_region_unions(
-                    scorer, partitions, n_evaluations - 1, seed, dtype, progress
-                )
+            explanations = _explain(
+                scorer,
+                scores,
+                partitions,
+                domain=domain,
+                n_evaluations=n_evaluations,
+                signed=signed,
+                sided=sided,
+                seed=seed,
+                dtype=_map_dtype(formatted),
+                progress=progress,
+            )
         maps = _assemble(explanations, formatted, signed)
         _warn_of_unmoved_scores(explanations)
         attributions = format_output(is_tuple, maps)
         if not return_details:
             return attributions
-        details = MarginDetails(
-            scores=scores,
-            stages=tuple(explanation.stages for explanation in explanations),
-            segments=None if partitions is None else tuple(partitions),
-            n_forward=1 + max(map(_n_copies, explanations)),
-            settings={
-                "domain": domain,
-                "n_evaluations": n_evaluations,
-                "signed": signed,
-                "sided": sided,
-                "paper": paper,
-                "softmax": softmax,
-                "seed": seed,
-            },
-        )
-        return attributions, details
+        settings = {
+            "domain": domain,
+            "n_evaluations": n_evaluations,
+            "signed": signed,
+            "sided": sided,
+            "paper": paper,
+            "softmax": softmax,
+            "seed": seed,
+        }
+        return attributions, _details(explanations, scores, partitions, settings)
 
     def attribute_future(self) -> None:
         """Not available: explaining takes many passes, one after another."""
@@ -308,28 +297,16 @@ class MarginSaliency(PerturbationAttribution):
                 tuple(mask[min(example, len(mask) - 1)][None] for mask in masks)
                 for example in range(n_examples)
             ]
-        segment = self.segmentation_func
-        if segment is not None and (len(inputs) > 1 or inputs[0].dim() != 4):
-            raise ValueError(
-                "expected one input of shape (B, C, H, W) for segmentation_func (got "
-                f"{[tuple(tensor.shape) for tensor in inputs]}); pass a feature_mask"
-            )
-        # The user's own regions suit images of any size and type.
-        if segment is not None or (len(inputs) == 1 and is_image(inputs[0])):
-            if segment is None and domain == "unions":
-                return None
-            segment = segment or slic_segments
-            return [
-                (_check_segments(segment(image), image)[:, None],)
-                for image in inputs[0]
-            ]
+        if self.segmentation_func is not None:
+            return _segmented(inputs, self.segmentation_func)
+        if len(inputs) == 1 and is_image(inputs[0]):
+            return None if domain == "unions" else _segmented(inputs, slic_segments)
         if any(is_image(tensor) for tensor in inputs):
             raise ValueError(
                 f"expected a feature_mask for {len(inputs)} inputs of which one is an "
                 "image; pass one mask an input, for example with slic_segments"
             )
-        partition = element_partition(inputs)
-        return [partition] * n_examples
+        return [element_partition(inputs)] * n_examples
 
 
 def _check_options(
@@ -349,6 +326,21 @@ def _check_options(
     )
 
 
+def _segmented(
+    inputs: tuple[Tensor, ...], segmentation_func: Callable[[Tensor], Tensor]
+) -> list[tuple[Tensor, ...]]:
+    """The regions of each image, of any size and type that the function takes."""
+    if len(inputs) > 1 or inputs[0].dim() != 4:
+        raise ValueError(
+            "expected one input of shape (B, C, H, W) for segmentation_func (got "
+            f"{[tuple(tensor.shape) for tensor in inputs]}); pass a feature_mask"
+        )
+    return [
+        (_check_segments(segmentation_func(image), image)[:, None],)
+        for image in inputs[0]
+    ]
+
+
 def _check_segments(segments: Tensor, image: Tensor) -> Tensor:
     expected = tuple(image.shape[1:])
     if segments.dim() != 3 or tuple(segments.shape[1:]) != expected:
@@ -357,6 +349,37 @@ def _check_segments(segments: Tensor, image: Tensor) -> Tensor:
             f"(got {tuple(segments.shape)}); add the axis of the scales with [None]"
         )
     return segments.to(image.device, torch.int64)
+
+
+def _explain(
+    scorer: MaskedScorer,
+    scores: Tensor,
+    partitions: list[tuple[Tensor, ...]] | None,
+    *,
+    domain: str,
+    n_evaluations: int,
+    signed: bool,
+    sided: Sided,
+    seed: int,
+    dtype: torch.dtype,
+    progress: tqdm[Any],
+) -> list[ExampleMaps]:
+    """The maps of the examples, in the form of the domain."""
+    if domain == "regions":
+        assert partitions is not None
+        return explain_by_regions(
+            scorer,
+            scores,
+            partitions,
+            signed=signed,
+            sided=sided,
+            dtype=dtype,
+            progress=progress,
+        )
+    n_copies = n_evaluations - 1  # one is the example itself
+    if partitions is None:
+        return explain_by_soft_unions(scorer, scores, n_copies, seed, dtype, progress)
+    return explain_by_region_unions(scorer, partitions, n_copies, seed, dtype, progress)
 
 
 def _map_dtype(inputs: tuple[Tensor, ...]) -> torch.dtype:
@@ -382,10 +405,6 @@ def _assemble(
     return tuple(maps)
 
 
-def _n_copies(explanation: ExampleMaps) -> int:
-    return sum(len(stage.scores) for stage in explanation.stages)
-
-
 def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
     for example, explanation in enumerate(explanations):
         scores = torch.cat([stage.scores for stage in explanation.stages])
@@ -397,3 +416,22 @@ def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
                 "the target is the class you mean",
                 stacklevel=2,
             )
+
+
+def _details(
+    explanations: list[ExampleMaps],
+    scores: Tensor,
+    partitions: list[tuple[Tensor, ...]] | None,
+    settings: dict[str, Any],
+) -> MarginDetails:
+    return MarginDetails(
+        scores=scores,
+        stages=tuple(explanation.stages for explanation in explanations),
+        segments=None if partitions is None else tuple(partitions),
+        n_forward=1 + max(map(_n_copies, explanations)),
+        settings=settings,
+    )
+
+
+def _n_copies(explanation: ExampleMaps) -> int:
+    return sum(len(stage.scores) for stage in explanation.stages)

@@ -40,6 +40,8 @@ from captum_margin.cli.output import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from captum_margin.metrics import InsertionDeletion
+
 _N_TOP = 5
 
 _DESCRIPTION = """\
@@ -189,26 +191,42 @@ def run(args: argparse.Namespace) -> int:
     look = args.many and not args.again
     records = Records(folder, request_of(args), ("", *method.pictures), look)
     # All that is kept is known before the model is loaded, let alone fitted.
-    kept = {found: records.kept(found.path) for found in images if found.in_folder}
-    rows: dict[Path, dict[str, Any]] = {}
-    pending = []
-    for found in images:
-        if (earlier := kept.get(found)) is None:
-            pending.append(found)
-        else:
-            rows[found.path] = index_row(found.path, "kept", *earlier)
+    kept = _rows_kept(images, records)
+    rows = {found.path: row for found, row in kept.items()}
+    pending = [found for found in images if found not in kept]
     n_failed = 0
     try:
         if pending:
             n_failed = _explain_all(pending, records, rows, args, device)
     finally:
         if args.many:
-            ordered = [rows[found.path] for found in images if found.path in rows]
-            index = write_index(folder, ordered)
-            states = [row["status"] for row in ordered]
-            counts = (f"{states.count(s)} {s}" for s in ("explained", "kept", "failed"))
-            print(f"{', '.join(counts)}, of {len(images)} images; see {index}")
+            _report(images, rows, folder)
     return 1 if n_failed else 0
+
+
+def _rows_kept(
+    images: Sequence[Found], records: Records
+) -> dict[Found, dict[str, Any]]:
+    """Rows of the index, of images of folders that an earlier run explained."""
+    rows = {}
+    for found in images:
+        earlier = records.kept(found.path) if found.in_folder else None
+        if earlier is not None:
+            rows[found] = index_row(found.path, "kept", *earlier)
+    return rows
+
+
+def _report(
+    images: Sequence[Found], rows: dict[Path, dict[str, Any]], folder: Path
+) -> None:
+    """Writes the index, also of a run that is interrupted, and says what is in it."""
+    ordered = [rows[found.path] for found in images if found.path in rows]
+    index = write_index(folder, ordered)
+    states = [row["status"] for row in ordered]
+    counts = [
+        f"{states.count(state)} {state}" for state in ("explained", "kept", "failed")
+    ]
+    print(f"{', '.join(counts)}, of {len(images)} images; see {index}")
 
 
 def _explain_all(
@@ -250,7 +268,7 @@ class _Result:
     explained: Explained
     probabilities: Tensor  # (number of classes,)
     target: int
-    curves: Any  # InsertionDeletion or None
+    curves: InsertionDeletion | None
     record: dict[str, Any]
 
 
@@ -281,16 +299,20 @@ def _explain(
         curves = insertion_deletion(
             classifier.model, pixels, found.attributions, target
         )
-        record["curves"] = {
-            "insertion_auc": float(curves.insertion_auc[0]),
-            "deletion_auc": float(curves.deletion_auc[0]),
-            "fractions": curves.fractions.tolist(),
-            "insertion": curves.insertion[0].tolist(),
-            "deletion": curves.deletion[0].tolist(),
-            "forward_passes": curves.n_forward,
-            "settings": curves.settings,
-        }
+        record["curves"] = _curves_record(curves)
     return _Result(pixels, explained, probabilities, target, curves, record)
+
+
+def _curves_record(curves: InsertionDeletion) -> dict[str, Any]:
+    return {
+        "insertion_auc": float(curves.insertion_auc[0]),
+        "deletion_auc": float(curves.deletion_auc[0]),
+        "fractions": curves.fractions.tolist(),
+        "insertion": curves.insertion[0].tolist(),
+        "deletion": curves.deletion[0].tolist(),
+        "forward_passes": curves.n_forward,
+        "settings": curves.settings,
+    }
 
 
 def _write(
@@ -302,55 +324,69 @@ def _write(
     stem: Path,
 ) -> dict[str, Any]:
     """Writes the pictures, and last the record, which says that all is there."""
-    from captum_margin.viz import visualize_comparison
-
-    def describe(index: int) -> dict[str, Any]:
-        return {
-            "index": index,
-            "name": classifier.categories[index],
-            "probability": round(float(result.probabilities[index]), 6),
-        }
-
-    target = describe(result.target)
-    top = [describe(int(i)) for i in result.probabilities.topk(_N_TOP).indices]
-    title = METHODS[args.method].title
-    found = result.explained.explanation
-    maps: Any = found.attributions
-    figure, _ = visualize_comparison(
-        result.pixels,
-        {title: maps},
-        curves=None if result.curves is None else {title: result.curves},
-        mean=classifier.mean,
-        std=classifier.std,
-        title=f"{target['name']}: {target['probability']:.3f}",
+    target = _class_record(result.target, result, classifier)
+    top = result.probabilities.topk(_N_TOP).indices.tolist()
+    figure = _figure(
+        result,
+        classifier,
+        METHODS[args.method].title,
+        f"{target['name']}: {target['probability']:.3f}",
     )
-    pictures = [_beside(stem, ".png")]
-    _save(figure, pictures[0])
+    picture = _beside(stem, ".png")
+    _save(figure, picture)
+    written: dict[str, Any] = {"picture": picture.name}
+    further = []
     for ending, draw in result.explained.pictures.items():
-        pictures.append(_beside(stem, f"{ending}.png"))
-        _save(draw(), pictures[-1])
-    saved = _beside(stem, ".npz")
+        further.append(_beside(stem, f"{ending}.png"))
+        _save(draw(), further[-1])
+    if METHODS[args.method].pictures:
+        written["further_pictures"] = [picture.name for picture in further]
     if args.maps:
-        found.save(saved)
-    further = {"further_pictures": [picture.name for picture in pictures[1:]]}
+        maps = _beside(stem, ".npz")
+        result.explained.explanation.save(maps)
+        written["maps"] = maps.name
     record = {
         "image": str(path),
         "image_sha256": digest(path),
-        "picture": pictures[0].name,
-        **(further if METHODS[args.method].pictures else {}),
-        **({"maps": saved.name} if args.maps else {}),
+        **written,
         "model": args.model,
         "weights": classifier.weights,
         "device": str(result.pixels.device),
         "input_shape": list(result.pixels.shape),
         "target": target,
-        "top_classes": top,
+        "top_classes": [_class_record(index, result, classifier) for index in top],
         **result.record,
         "request": request,
         "versions": package_versions(),
     }
     write_json(_beside(stem, ".json"), record)
     return record
+
+
+def _class_record(
+    index: int, result: _Result, classifier: Classifier
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "name": classifier.categories[index],
+        "probability": round(float(result.probabilities[index]), 6),
+    }
+
+
+def _figure(result: _Result, classifier: Classifier, method: str, title: str) -> Figure:
+    """The image, its map, the map over the image, and the curves if there are any."""
+    from captum_margin.viz import visualize_comparison
+
+    maps: Any = result.explained.explanation.attributions
+    figure, _ = visualize_comparison(
+        result.pixels,
+        {method: maps},
+        curves=None if result.curves is None else {method: result.curves},
+        mean=classifier.mean,
+        std=classifier.std,
+        title=title,
+    )
+    return figure
 
 
 def _lines(
