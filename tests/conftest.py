@@ -32,9 +32,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter):
+    outcome = yield  # first all else that pytest sums up
     skipped = terminalreporter.stats.get("skipped", [])
     # A skip is reported as file, line and reason.
     reasons = [report.longrepr[2] for report in skipped]
     if reasons:
         terminalreporter.write_line(summary(reasons))
+    return outcome
