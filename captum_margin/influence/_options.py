@@ -12,7 +12,7 @@ import inspect
 import re
 import textwrap
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from captum_margin.influence.settings import Settings
 
@@ -30,12 +30,13 @@ def name_options(function: Any, settings: Settings) -> None:
         for parameter in signature.parameters.values()
         if parameter.kind is not parameter.VAR_KEYWORD
     ]
+    types = get_type_hints(type(settings))  # not strings: pages are made of them
     options = [
         inspect.Parameter(
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(settings, option.name),
-            annotation=option.type,
+            annotation=types[option.name],
         )
         for option in fields(settings)
     ]

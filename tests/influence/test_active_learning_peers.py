@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import to_networkx, to_undirected
 
-pytest.importorskip("kmedoids", reason="the benchmark's k-medoids")
+pytest.importorskip("kmedoids", reason="needs kmedoids")
 
 from tests.benchmarks.active_learning import ablation, paper, peers
 from tests.benchmarks.active_learning.data import blocks, pool
