@@ -131,7 +131,7 @@ def test_options_of_a_question_are_those_of_its_settings(name):
         parameter = shown[option.name]
         assert parameter.kind is parameter.KEYWORD_ONLY
         assert parameter.default == getattr(settings, option.name)
-        assert parameter.annotation == option.type
+        assert parameter.annotation == get_type_hints(type(settings))[option.name]
     assert not any(one.kind is one.VAR_KEYWORD for one in shown.values())
 
 
