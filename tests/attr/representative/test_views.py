@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from captum_margin.attr import RepresentativeInterpretation, _boundaries
+from captum_margin.attr import RepresentativeInterpretation
+from captum_margin.attr.representative import boundaries
 from tests.attr.representative.test_explainer import (
     DOUBLE,
     case,
@@ -190,7 +191,7 @@ def test_linearization_error(activation):
     def decision(value):
         return oracle.margin(model[2:](torch.as_tensor(value)).detach())
 
-    signs = _boundaries.random_signs(psi.shape[1:]).double().numpy()
+    signs = boundaries.random_signs(psi.shape[1:]).double().numpy()
     assert set(signs.tolist()) == {-1.0, 1.0}
     weight = state["weight"].numpy()
     error = oracle.linearization_error(decision, weight, psi.numpy(), signs)
