@@ -196,7 +196,8 @@ class HighPass(MessagePassing):
         self, low: Tensor, degree: Tensor, adj: Adj, edge_weight: OptTensor
     ) -> Tensor:
         """One hop, A x. Scaling the signal is cheaper than scaling the edges."""
-        degree = degree.unsqueeze(-1)  # [:, None] stops exports of open sizes, torch 2.6
+        # Not [:, None]: torch 2.6 and 2.7 export no open sizes with it.
+        degree = degree.unsqueeze(-1)
         if self.shift == "adjacency":
             return self._sum_neighbors(low, adj, edge_weight)
         if self.shift == "laplacian":
