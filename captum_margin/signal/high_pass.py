@@ -189,14 +189,15 @@ class HighPass(MessagePassing):
             low = low / self._support(adj, edge_weight, signal).clamp(min=1)[:, None]
         out = signal - low
         if self.isolated == "zero":
-            out = out.masked_fill((degree == 0)[:, None], 0.0)
+            out = out.masked_fill((degree == 0).unsqueeze(-1), 0.0)
         return out.to(x.dtype).view_as(x)
 
     def _apply_shift(
         self, low: Tensor, degree: Tensor, adj: Adj, edge_weight: OptTensor
     ) -> Tensor:
         """One hop, A x. Scaling the signal is cheaper than scaling the edges."""
-        degree = degree[:, None]
+        # Not [:, None]: torch 2.6 and 2.7 export no open sizes with it.
+        degree = degree.unsqueeze(-1)
         if self.shift == "adjacency":
             return self._sum_neighbors(low, adj, edge_weight)
         if self.shift == "laplacian":
@@ -289,7 +290,8 @@ class HighPass(MessagePassing):
                 return found, None, edge_weight is None
         if isinstance(edge_index, EdgeIndex):
             edge_index = edge_index.as_tensor()
-        return edge_index, edge_weight, edge_weight is None
+        # Older releases of torch scatter by int64 only.
+        return edge_index.long(), edge_weight, edge_weight is None
 
     def _needs_messages(self, signal: Tensor, edge_weight: OptTensor) -> bool:
         """Whether someone wants to see, or differentiate, single messages."""

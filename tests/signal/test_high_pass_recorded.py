@@ -79,17 +79,17 @@ def test_inductor():
         )
 
 
-def test_exports_with_sizes_left_open():
+@pytest.mark.parametrize("isolated", ["keep", "zero"])
+def test_exports_with_sizes_left_open(isolated):
     nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
+    layer = HighPass("symmetric", 2, isolated=isolated)
     program = torch.export.export(
-        HighPass("symmetric", 2),
+        layer,
         sample_signal(),
         dynamic_shapes=({0: nodes}, {1: edges}, {0: edges}),
     )
     other = sample_signal(5, n=7)
-    torch.testing.assert_close(
-        program.module()(*other), HighPass("symmetric", 2)(*other)
-    )
+    torch.testing.assert_close(program.module()(*other), layer(*other))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from captum_margin.attr import MarginSaliency, _union_form
+from captum_margin.attr import MarginSaliency
+from captum_margin.attr.margin import unions as union_form
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape
 from captum_margin.attr.margin.domains.windows import WindowUnions
@@ -64,9 +65,9 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
 @pytest.mark.parametrize("size", [(80, 64), (16, 24)])
 @pytest.mark.parametrize("first", [TentUnions, WindowUnions])
 def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
-    monkeypatch.setattr(_union_form, "_MIN_UNIONS", 75)
+    monkeypatch.setattr(union_form, "_MIN_UNIONS", 75)
     if first is TentUnions:
-        monkeypatch.setattr(_union_form, "_MIN_TENTS", 75)
+        monkeypatch.setattr(union_form, "_MIN_TENTS", 75)
         counts = [39, 18, 18]
     else:
         n_windows = {(80, 64): 5 * 5, (16, 24): 4 * 6}[size]
@@ -76,18 +77,18 @@ def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
     stages, score = details.stages[0], numpy_score(model, 1)
     assert [len(stage.scores) for stage in stages] == counts
     pixels = image[0].numpy()
-    share = _union_form._NEIGHBOR_SHARE
+    share = union_form._NEIGHBOR_SHARE
     parts = [
         evidence_of(stage, score, pixels, mean_colour(pixels), max(1, count // share))
         for stage, count in zip(stages, counts, strict=True)
     ]
     parts = [
         reference.blurred(
-            part.reshape(coarse_shape(size)), _union_form._BLUR_PATCHES
+            part.reshape(coarse_shape(size)), union_form._BLUR_PATCHES
         ).flatten()
         for part in parts
     ]
-    drawn = reference.rounds(parts[0], parts[1:], _union_form._LATER_WEIGHTS)
+    drawn = reference.rounds(parts[0], parts[1:], union_form._LATER_WEIGHTS)
     coarse = drawn[-1].reshape(coarse_shape(size))
     np.testing.assert_allclose(found, reference.enlarged(coarse, size), **DERIVED)
 
