@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from captum_margin.cli.audit.csv_files import write_csv
 from captum_margin.cli.audit.data import AuditData
 from captum_margin.influence import DuplicateGroups
@@ -100,13 +97,6 @@ def write_duplicates(path: Path, data: AuditData, duplicates: Duplicates) -> Non
             rows.append([*row, *([duplicates.splits_differ[at]] if leak else [])])
     header = ("group", "name", *split, "given_label", "distance", "labels_differ")
     write_csv(path, (*header, *leak), rows)
-
-
-def mask(samples: set[int], n: int) -> Tensor:
-    """Whether each of n samples is among some, (N,)."""
-    found = torch.zeros(n, dtype=torch.bool)
-    found[sorted(samples)] = True
-    return found
 
 
 def _of_those(groups: list[list[int]], which: list[bool]) -> set[int]:

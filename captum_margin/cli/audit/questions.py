@@ -199,12 +199,7 @@ def _near_duplicates(
     answers.duplicates = sort_duplicates(data, found)
     answers.files.append(folder / "near_duplicates.csv")
     write_duplicates(answers.files[-1], data, answers.duplicates)
-    return {
-        "k": near.k,
-        "metric": data.metric,
-        "threshold": found.threshold,
-        **answers.duplicates.record(),
-    }
+    return {"k": near.k, "metric": data.metric, "threshold": found.threshold}
 
 
 def _suspects(

@@ -234,7 +234,7 @@ def main() -> None:
         table[name] = measure(planted)
         print(f"{name:20} {table[name]}", flush=True)
     record = {
-        "command": "CAPTUM_MARGIN_DATA=... python -m "
+        "command": "python -m "
         "tests.benchmarks.audit.near_duplicates --cache DIR/near_duplicates",
         "versions": versions(),
         "settings": {"seed": 0, "k": _K, "copies": _COPIES, "chosen_on": _CHOSEN_ON},
