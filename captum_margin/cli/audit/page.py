@@ -114,7 +114,13 @@ def _suspects(
         return None
     result, is_issue = answers.suspects, answers.is_issue
     if result is None or is_issue is None:
-        return {"heading": "Suspects", "total": 0, "entries": [], "pairs": [], "twins": 0}
+        return {
+            "heading": "Suspects",
+            "total": 0,
+            "entries": [],
+            "pairs": [],
+            "twins": 0,
+        }
     assert data.labels is not None and answers.decided is not None  # has_classes
     ranking = result.ranking()
     flagged = ranking[is_issue[ranking]].tolist()
@@ -218,10 +224,12 @@ def _twin(
     data: AuditData, answers: Answers, pictures: _Thumbnails, i: int
 ) -> dict[str, Any]:
     """A near duplicate under its label, with its split."""
-    entry = _labelled(data, answers, pictures, i)
-    if data.splits:
-        entry["lines"].append(f"in {data.splits[i]}")
-    return entry
+    label = [given_label(data, i)] if data.labels is not None else []
+    split = [f"in {data.splits[i]}"] if data.splits else []
+    issue = answers.is_issue
+    remark = ["also a suspect"] if issue is not None and bool(issue[i]) else []
+    lines = [*label, data.names[i], *split, *remark]
+    return _entry(data, pictures, i, _MEDIUM, *lines)
 
 
 def _group_title(data: AuditData, at: int, group: list[int]) -> str:
