@@ -213,9 +213,7 @@ def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
     assert Page(again / "index.html").of("img") == []
 
 
-def test_splits_of_a_folder_reach_tables_and_features(
-    run, quick, weights, tmp_path
-):
+def test_splits_of_a_folder_reach_tables_and_features(run, quick, weights, tmp_path):
     """Also where an image is left out; a copy in the other split is a leak."""
     root = tmp_path / "photographs"
     for split, seeds in (("train", range(8)), ("Val", range(8, 12))):

@@ -44,7 +44,8 @@ def test_train_and_val_with_class_folders_are_splits(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "training", "val", "valid", "validation", "dev", "test", "testing"]
+    "name",
+    ["train", "training", "val", "valid", "validation", "dev", "test", "testing"],
 )
 def test_every_name_of_a_split_is_known(folder, name):
     images = folder(f"{name}/cat/a.png", f"{name}/dog/a.png")
@@ -59,7 +60,10 @@ def test_a_class_named_test_beside_others_is_a_class(folder):
 
 def test_train_and_test_that_hold_images_alone_are_classes(folder):
     images = folder("train/a.png", "test/b.png")
-    assert told(images) == [("test/b.png", "test", None), ("train/a.png", "train", None)]
+    assert told(images) == [
+        ("test/b.png", "test", None),
+        ("train/a.png", "train", None),
+    ]
 
 
 def test_images_of_a_split_without_class_folder_are_left_out(folder):

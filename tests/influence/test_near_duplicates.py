@@ -105,7 +105,9 @@ def test_the_scale_of_features_and_the_order_of_samples_change_nothing():
 
 
 def test_few_samples_the_same_ones_and_missing_neighbours():
-    assert groups(near_duplicates(find_neighbors(torch.ones(4, 2), 3))) == [[0, 1, 2, 3]]
+    assert groups(near_duplicates(find_neighbors(torch.ones(4, 2), 3))) == [
+        [0, 1, 2, 3]
+    ]
     pair = near_duplicates(find_neighbors(torch.tensor([[0.0], [1.0]]), 1))
     assert groups(pair) == [] and pair.distance.tolist() == [float("inf")] * 2
     same = near_duplicates(find_neighbors(torch.tensor([[1.0], [1.0]]), 1))

@@ -48,7 +48,7 @@ def lay_out(features: Tensor, metric: Literal["cosine", "euclidean"]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(n, generator=generator)[:LANDMARKS].sort().values
     landmarks = points[chosen].numpy()
-    if n < _FEWEST or not landmarks.std(axis=0).any():
+    if n < _FEWEST or (landmarks == landmarks[0]).all():
         return torch.empty(0, 2)
     with threadpool_limits(limits=1):  # sums in another order make another map
         axes = min(_AXES, *landmarks.shape)
