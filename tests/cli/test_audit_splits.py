@@ -43,10 +43,10 @@ def test_train_and_val_with_class_folders_are_splits(folder):
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["train", "training", "val", "valid", "validation", "dev", "test", "testing"],
-)
+NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_of_a_split_is_known(folder, name):
     images = folder(f"{name}/cat/a.png", f"{name}/dog/a.png")
     assert images.splits == [name, name] and images.labels == ["cat", "dog"]
