@@ -57,7 +57,7 @@ class DuplicateGroups(NamedTuple):
 
 
 def near_duplicates(
-    neighbors: Neighbors, *, threshold: float = 0.65, by_chance: float = 1e-3
+    neighbors: Neighbors, *, threshold: float = 0.65, by_chance: float = 0.001
 ) -> DuplicateGroups:
     r"""Groups samples that are far nearer to each other than is usual around them.
 
@@ -77,7 +77,7 @@ def near_duplicates(
             0.65, chosen on photographs of cats and dogs, of which SqueezeNet's features
             then find all copies: smaller, mirrored, cut, darker or saved again.
         by_chance (float, optional): Pairs per sample that chance may bring, positive.
-            Default: 1e-3.
+            Default: 0.001.
 
     Returns:
         DuplicateGroups: The group of each sample, or none.
