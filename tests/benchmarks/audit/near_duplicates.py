@@ -8,8 +8,10 @@ and neighbours are those of ``captum-margin audit``: SqueezeNet's for photograph
 pixels, cosine. The threshold was chosen on the cats and dogs, see ``thresholds``, and
 is reported on the others. *False alarms* are groups among the images that were there
 before, per 1,000 of these; data hold true near duplicates too, so the samples of the
-first groups are on record, to be looked at. With pixels, mirrored and cut images are no
-near duplicates.
+first groups are on record, to be looked at: of CIFAR-10's pixels, eight of ten are true
+near duplicates (and two lie on plain grounds); those of MNIST are different digits that
+can hardly be told apart; the one of the cats and dogs is of two dogs behind a fence.
+With pixels, mirrored and cut images are no near duplicates.
 """
 
 from __future__ import annotations
