@@ -10,12 +10,15 @@ neighbour graph:
 - :class:`Prototypes`: which samples stand for all, and which does nothing stand for?
 - :class:`AdversarialStatistics`: which samples does the latent space not expect?
 - :class:`ActiveLearning`: which nodes of a graph should be labelled?
+
+And :func:`near_duplicates`: which samples are almost the same?
 """
 
 from captum_margin.influence.active_learning import ActiveLearning, select_nodes
 from captum_margin.influence.adversarial import AdversarialStatistics
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.decision_boundary import DecisionBoundary
+from captum_margin.influence.duplicates import DuplicateGroups, near_duplicates
 from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.influence.label_noise import LabelNoise
 from captum_margin.influence.node_transform import SelectNodes
@@ -32,6 +35,7 @@ __all__ = [
     "ActiveLearning",
     "AdversarialStatistics",
     "DecisionBoundary",
+    "DuplicateGroups",
     "InfluenceResult",
     "KMostInfluentialResults",
     "LabelNoise",
@@ -42,5 +46,6 @@ __all__ = [
     "SelectNodes",
     "Settings",
     "embed_nodes",
+    "near_duplicates",
     "select_nodes",
 ]

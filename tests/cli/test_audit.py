@@ -213,6 +213,36 @@ def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
     assert Page(again / "index.html").of("img") == []
 
 
+def test_splits_of_a_folder_reach_tables_and_features(run, quick, weights, tmp_path):
+    """Also where an image is left out; a copy in the other split is a leak."""
+    root = tmp_path / "photographs"
+    for split, seeds in (("train", range(8)), ("Val", range(8, 12))):
+        for colour in ("red", "blue"):
+            (root / split / colour).mkdir(parents=True)
+            for seed in seeds:
+                path = root / split / colour / f"{seed}.png"
+                colour_image(colour, seed).save(path)
+    colour_image("red", 3).save(root / "Val" / "red" / "again.png")
+    (root / "train" / "red" / "0.png").write_bytes(b"no image")
+    status, output, _ = run(root, "--weights", weights, "--batch-size", 5)
+    assert status == 0
+    assert "read as splits, not as classes: Val (9), train (16)" in output
+    out = tmp_path / "out"
+    rows = table(out / "suspects.csv")
+    assert len(rows) == 24
+    for row in rows:
+        split, label, _ = row["name"].split("/")
+        assert (row["split"], row["given_label"]) == (split, label)
+    pairs = [row for row in table(out / "near_duplicates.csv") if row["group"] == "1"]
+    assert [row["name"] for row in pairs] == ["Val/red/again.png", "train/red/3.png"]
+    assert {row["splits_differ"] for row in pairs} == {"True"}
+    assert float(pairs[0]["distance"]) < 1e-3
+    page = Page(out / "index.html")
+    assert "Note: read as splits, not as classes: Val (9), train (16)." in page.text
+    assert run(out / "features.npz", "--out", tmp_path / "again")[0] == 0
+    assert table(tmp_path / "again" / "suspects.csv") == rows
+
+
 def test_the_questions_are_those_of_the_library(run, monkeypatch, tmp_path):
     generator = np.random.default_rng(0)
     labels = np.repeat([2, 10, 30], 50)
@@ -374,7 +404,7 @@ def test_a_question_that_fails_does_not_stop_the_others(
     assert error == "captum-margin: error: no suspects: out of memory\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("prototypes.csv", "criticisms.csv", "boundary.csv"),
-        *("audit.json", "index.html"),
+        *("near_duplicates.csv", "audit.json", "index.html"),
     }
     page = Page(tmp_path / "out" / "index.html")
     assert "could not be answered: out of memory" in page.text

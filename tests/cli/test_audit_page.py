@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import json
 import re
@@ -203,7 +204,7 @@ def driven(page, tmp_path, steps):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title is not None, done.stderr[-500:]
-    return json.loads(title[1].replace("&lt;", "<").replace("&amp;", "&"))
+    return json.loads(html.unescape(title[1]))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

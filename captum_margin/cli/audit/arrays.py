@@ -23,7 +23,7 @@ from captum_margin.cli.output import CommandError, did_you_mean, one_line
 
 
 def read_npz(path: Path, label_name: str | None) -> AuditData:
-    """Reads arrays: ``features`` (N, ...) or ``images``, perhaps labels and names.
+    """Reads arrays: ``features`` (N, ...) or ``images``, perhaps labels, names, splits.
 
     ``images`` are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4. They
     are shown, and their pixels are the features if there is no other array of these.
@@ -53,7 +53,8 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
     names = arrays.names
     if names is None:
         names = np.array([f"sample {i}" for i in range(len(values))])
-    for what, array_ in (("names", names), ("images", images)):
+    belong = ("names", names), ("images", images), ("splits", arrays.splits)
+    for what, array_ in belong:
         if array_ is not None and len(array_) != len(values):
             raise CommandError(
                 f"expected {len(values)} {what}, one per sample (got {len(array_)})"
@@ -67,6 +68,7 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
         origin="their pixels" if is_pixels else f"their {values.shape[1]:,} features",
         labels=codes,
         classes=classes,
+        splits=[] if arrays.splits is None else [str(s) for s in arrays.splits],
         picture=None if images is None else _Pictures(images),
         notes=[]
         if codes is not None
@@ -81,6 +83,7 @@ class _Arrays:
     images: NDArray[Any] | None
     labels: NDArray[Any] | None
     names: NDArray[Any] | None
+    splits: NDArray[Any] | None
 
 
 def _arrays(file: Any, path: Path, label_name: str | None) -> _Arrays:
@@ -98,7 +101,8 @@ def _arrays(file: Any, path: Path, label_name: str | None) -> _Arrays:
             raise CommandError(f"expected an array as {name} (got other data): {path}")
         return found
 
-    arrays = _Arrays(take("features"), take("images"), take(label_name), take("names"))
+    named = take("features"), take("images"), take(label_name), take("names")
+    arrays = _Arrays(*named, take("splits"))
     if arrays.features is None and arrays.images is None:
         raise CommandError(
             "expected an array named features or images (got "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.map import lay_out
 from captum_margin.cli.audit.questions import Answers, votes
 from captum_margin.cli.output import CommandError
 
@@ -28,6 +30,7 @@ _PER_PIXEL = 0.3  # characters; more than most photographs take
 _SMALLEST, _LARGEST = 32, 96  # pixels
 _QUALITY = 75
 _EDGES = 8192  # in a block
+_MAP = 9999  # steps of the map: a pixel, enlarged ten times
 
 
 def browse(data: AuditData, answers: Answers, n_top: int = 0) -> dict[str, Any]:
@@ -49,8 +52,12 @@ def browse(data: AuditData, answers: Answers, n_top: int = 0) -> dict[str, Any]:
         the place of each sample in the ranking of all, from 1; ``prototypes``, pairs of
         a sample and how many it stands for; ``near``, by sample its neighbours, the
         nearest first; ``votes``, by sample how many neighbours there are, how many have
-        its label and how many the decided one; ``tiles``, by sample a small picture, or
-        an empty text; and ``kind``, the format of these.
+        its label and how many the decided one; ``splits``, their names, and ``split``,
+        by sample the number of its own; ``groups`` of near duplicates, and which
+        samples of these have one of another label (``contradicted``) or in another
+        split (``leaking``); ``x`` and ``y``, by sample its place on the map, within
+        [0, 9999]; ``tiles``, by sample a small picture, or an empty text; and ``kind``,
+        the format of these.
 
     Cost: reads each picture once until they take 12 MB, the suspects' first; about
     100 bytes per sample beside.
@@ -69,7 +76,10 @@ def browse(data: AuditData, answers: Answers, n_top: int = 0) -> dict[str, Any]:
     if chosen is None or sizes is None:
         chosen, sizes = flagged[:0], flagged[:0]
     first = max(FIRST, n_top) if n > WHOLE else n
-    lists = [flagged[:first], chosen, *(order[:first] for order in orders.values())]
+    groups = [] if answers.duplicates is None else answers.duplicates.groups
+    alike = torch.tensor([*chain.from_iterable(groups)], dtype=torch.long)[:first]
+    lists = [flagged[:first], chosen, alike]
+    lists += [order[:first] for order in orders.values()]
     listed = torch.cat([*lists, torch.arange(n if n <= WHOLE else 0)]).unique()
     near = _near(data, answers, listed)
     others = torch.tensor([*chain.from_iterable(near)], dtype=torch.long)
@@ -85,7 +95,9 @@ def browse(data: AuditData, answers: Answers, n_top: int = 0) -> dict[str, Any]:
     odd = [*suspects, *(j for i in suspects for j in around[i]), *(i for i, _ in pairs)]
     order = next(iter(orders.values()), ids)
     rest = place[order][place[order] >= 0].tolist()
+    odd += place[alike].tolist()
     kind, tiles = _tiles(data, ids.tolist(), [*dict.fromkeys([*odd, *rest])])
+    x, y = (lay_out(data.features[ids], data.metric) * _MAP).round().int().T.tolist()
     return {
         "total": n,
         "ids": ids.tolist(),
@@ -98,8 +110,36 @@ def browse(data: AuditData, answers: Answers, n_top: int = 0) -> dict[str, Any]:
         "prototypes": pairs,
         "near": around,
         "votes": _votes(data, answers, ids),
+        **_split_codes(data, ids.tolist()),
+        **_duplicates(answers, place),
+        "x": x,
+        "y": y,
         "kind": kind,
         "tiles": tiles,
+    }
+
+
+def _split_codes(data: AuditData, ids: list[int]) -> dict[str, Any]:
+    """The names of the splits, and of each sample on the page the number of its own."""
+    names = sorted({*data.splits})
+    number = {name: at for at, name in enumerate(names)}
+    split = [number[data.splits[i]] for i in ids] if names else []
+    return {"splits": names, "split": split}
+
+
+def _duplicates(answers: Answers, place: Tensor) -> dict[str, Any]:
+    """Near duplicates by their places on the page; -1 in ``place`` is not on it."""
+    duplicates = answers.duplicates
+    if duplicates is None:
+        return {"groups": [], "contradicted": [], "leaking": []}
+
+    def held(samples: Iterable[int]) -> list[int]:
+        return [at for i in samples if (at := int(place[i])) >= 0]
+
+    return {
+        "groups": [held(group) for group in duplicates.groups],
+        "contradicted": held(sorted(duplicates.contradicted())),
+        "leaking": held(sorted(duplicates.leaking())),
     }
 
 

@@ -1,4 +1,4 @@
-"""``captum-margin audit``: a data set, four questions, tables and a page."""
+"""``captum-margin audit``: a data set, some questions, tables and a page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from captum_margin.cli.audit.arrays import read_npz
 from captum_margin.cli.audit.browse import FIRST, WHOLE
+from captum_margin.cli.audit.csv_files import write_csv
 from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.folder import find_images, read_folder
 from captum_margin.cli.audit.page import write_page
-from captum_margin.cli.audit.questions import Answers, ask, write_csv
+from captum_margin.cli.audit.questions import Answers, ask
 from captum_margin.cli.audit.table import read_csv
 from captum_margin.cli.classifier import check_name, find_device, load
 from captum_margin.cli.output import (
@@ -31,28 +33,32 @@ _MODEL, _WEIGHTS, _BATCH_SIZE = "squeezenet1_0", "DEFAULT", 32
 
 _WRITTEN = (
     *("suspects.csv", "prototypes.csv", "criticisms.csv", "boundary.csv"),
-    *("unreadable.csv", "audit.json", "index.html"),
+    *("near_duplicates.csv", "unreadable.csv", "audit.json", "index.html"),
 )
 
 _DESCRIPTION = """\
 Look through a data set: which labels may be wrong (suspects), which samples stand for
-all (prototypes), which nothing stands for (criticisms), and where the classes meet
-(boundary). Writes a table (.csv) for each, a record (audit.json) and a page with
-pictures that needs nothing else (index.html); of more than 50,000 samples it holds the
-first 10,000 of each question and their neighbours. Of more than 100,000 samples the
-prototypes are chosen among as many at random. An image that cannot be read is listed
-and left out.
+all (prototypes), which nothing stands for (criticisms), where the classes meet
+(boundary), and which are almost the same (near duplicates), also under another label
+or in another split. Writes a table (.csv) for each, a record (audit.json) and a page
+with pictures and a map of all samples that needs nothing else (index.html); of more
+than 50,000 samples it holds the first 10,000 of each question and their neighbours. Of
+more than 100,000 samples the prototypes are chosen among as many at random. An image
+that cannot be read is listed and left out.
 
 DATA is one of
   a folder   with a folder of images for each class. They are run through a torchvision
              classifier, and those are alike whose features are: what its last layer
              takes in. It need not know these classes. Features are kept in
-             features.npz, which can be audited in turn.
+             features.npz, which can be audited in turn. If all folders in it are
+             splits (train, training, val, valid, validation, dev, test, testing) and
+             hold the folders of the classes, it is read so, and all splits together
+             are looked through. Folders whose names begin with . or __ are left out.
   a .csv     with a header. Columns of numbers are the features, each scaled to variance
              1; the column label holds the labels; id or name names the samples.
   a .npz     with arrays features (N, ...) or images (N, H, W) or (N, H, W, C), and
-             perhaps labels (N,) and names (N,). Images are shown; their pixels are the
-             features if there are no others."""
+             perhaps labels (N,), names (N,) and splits (N,). Images are shown; their
+             pixels are the features if there are no others."""
 
 _EPILOG = """\
 examples:
@@ -212,6 +218,8 @@ def _read(args: argparse.Namespace, kind: str) -> AuditData:
     }
     if data.labels is not None:
         arrays["labels"] = np.array(data.classes)[data.labels.numpy()]
+    if data.splits:
+        arrays["splits"] = np.array(data.splits)
     try:
         np.savez(args.out / "features.npz", **arrays)
     except OSError as error:
@@ -237,9 +245,11 @@ def _made(
     made["Features"] = f"{data.features.shape[1]:,} per sample"
     for name, entry in answers.record.items():
         settings = entry["settings"]
-        told = ("n", "k", "metric", "bandwidth", "shift", "estimate")
+        told = ("n", "k", "metric", "bandwidth", "shift", "estimate", "threshold")
         made[name.capitalize()] = ", ".join(
-            f"{key} = {settings[key]}" for key in told if settings.get(key) is not None
+            f"{key} = {_short(settings[key])}"
+            for key in told
+            if settings.get(key) is not None
         )
     for metric, search in answers.searches.items():
         recall = search["recall"]
@@ -249,6 +259,10 @@ def _made(
     used = package_versions().items()
     made["Versions"] = ", ".join(f"{name} {version}" for name, version in used)
     return made
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _write_record(
@@ -266,8 +280,10 @@ def _write_record(
         "n_samples": len(data.names),
         "n_features": data.features.shape[1],
         "classes": _sizes(data),
+        "splits": dict(sorted(Counter(data.splits).items())),
         "n_unreadable": len(data.unreadable),
         "n_suspects": None if issue is None else int(issue.sum()),
+        "near_duplicates": answers.duplicates and answers.duplicates.record(),
         "searches": answers.searches,
         "questions": answers.record,
         "errors": answers.errors,
@@ -301,6 +317,8 @@ def _report(data: AuditData, answers: Answers, page: Path) -> None:
     issue = answers.is_issue
     if issue is not None:
         print(f"suspects: {int(issue.sum()):,} labels that the others contradict")
+    if answers.duplicates is not None:
+        print(f"near duplicates: {answers.duplicates.told()}")
     print(f"tables: {', '.join(str(path) for path in answers.files)}")
     print(f"page: {page}")
     if n > WHOLE:

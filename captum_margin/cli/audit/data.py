@@ -28,6 +28,8 @@ class AuditData:
         origin (str): What the features are, as the end of "samples alike in".
         labels (Tensor, optional): Class numbers (N,).
         classes (tuple[str, ...]): Their names.
+        splits (list[str]): Of each sample the part of the data that it belongs to, such
+            as "train"; empty if there are no parts.
         metric (str): What distances of the features mean something.
         picture (Callable, optional): From an index and the height and width that
             suffice to a PIL image.
@@ -42,6 +44,7 @@ class AuditData:
     origin: str
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    splits: list[str] = field(default_factory=list)
     metric: Literal["cosine", "euclidean"] = "cosine"
     picture: Callable[[int, int], Any] | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)

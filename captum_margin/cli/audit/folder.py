@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
 from captum_margin.cli.images import SUFFIXES, read_image
 from captum_margin.cli.output import CommandError, one_line
@@ -21,6 +21,9 @@ from captum_margin.influence._extraction import as_module, extract
 
 _UNREADABLE = -1
 _MAX_WORKERS = 8
+_N_HIDDEN = 5  # hidden folders that are named
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -29,62 +32,104 @@ class FoundImages:
 
     Attributes:
         root (Path): The folder.
-        paths (list[Path]): In the order of their names.
-        classes (tuple[str, ...]): The folders in ``root``; empty if there is none.
+        paths (list[Path]): Class by class, in the order of their names.
+        labels (list[str]): Of each the folder of its class; empty if there is none.
+        splits (list[str]): Of each the folder of its split; empty if there is none.
         notes (list[str]): What the user should know, a line each.
     """
 
     root: Path
     paths: list[Path]
-    classes: tuple[str, ...]
+    labels: list[str]
+    splits: list[str]
     notes: list[str]
 
     def name(self, path: Path) -> str:
         """The path within the folder, as text that every encoding can hold."""
-        inner = path.relative_to(self.root).as_posix()
-        return os.fsencode(inner).decode("utf-8", "backslashreplace")
+        return as_text(path.relative_to(self.root).as_posix())
+
+
+def as_text(path: str) -> str:
+    """A path as text that every encoding can hold."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def find_images(root: Path) -> FoundImages:
-    """Finds ``class/.../image``; hidden files and other files are passed over.
+    """Finds ``class/.../image``, or ``split/class/.../image``.
 
-    Images beside class folders have no label and are left out, which is noted. Without
-    class folders all images are taken, without labels.
+    What splits are, :func:`are_splits` says. Images beside class folders have no label
+    and are left out, as are hidden folders, which is noted; hidden files and other
+    files are passed over. Without class folders all images are taken, without labels.
 
     Raises:
         CommandError: If there is no image.
     """
-    by_class: dict[str, list[Path]] = {}
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-        inner = Path(parent).relative_to(root).parts
-        found = [
-            Path(parent, name)
-            for name in sorted(names)
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-        by_class.setdefault(inner[0] if inner else "", []).extend(found)
-    loose = by_class.pop("")
-    by_class = {name: paths for name, paths in by_class.items() if paths}
-    if not by_class and not loose:
+    found, hidden = _walk(root)
+    notes = _hidden_notes(hidden)
+    if not found:
         raise CommandError(
-            f"no images in {root} or below; looked for " + ", ".join(SUFFIXES)
+            f"no images in {root} or below; looked for "
+            + ", ".join(SUFFIXES)
+            + "".join(f"; {note}" for note in notes)
         )
-    notes = []
-    if not by_class:
+    depth = 1 if are_splits(found) else 0  # of the class folders
+    in_class = [path for path in found if len(path.parts) > depth + 1]
+    if not in_class:
         notes.append("no class folders, so no question about labels")
-        return FoundImages(root, loose, (), notes)
-    if len(by_class) == 1:
+        return FoundImages(root, [root / path for path in found], [], [], notes)
+    labels = [path.parts[depth] for path in in_class]
+    splits = [path.parts[0] for path in in_class] if depth else []
+    if depth:
+        notes += split_notes([*map(as_text, splits)], [*map(as_text, labels)])
+    if len({*labels}) == 1:
         notes.append(
-            f"one class only ({next(iter(by_class))}), so no question about labels; "
+            f"one class only ({as_text(labels[0])}), so no question about labels; "
             "give the folder that holds the folders of the classes"
         )
+    loose = [path for path in found if len(path.parts) <= depth + 1]
     if loose:
         notes.append(
-            f"{len(loose)} beside the class folders left out, such as {loose[0].name}"
+            f"{len(loose):,} beside the class folders left out, such as "
+            + as_text(loose[0].as_posix())
         )
-    classes = tuple(sorted(by_class))
-    return FoundImages(root, [p for c in classes for p in by_class[c]], classes, notes)
+    return FoundImages(root, [root / path for path in in_class], labels, splits, notes)
+
+
+def _walk(root: Path) -> tuple[list[Path], dict[str, int]]:
+    """Images, relative to the root, and how many each hidden folder holds."""
+    found: list[Path] = []
+    hidden: dict[str, int] = {}
+    for parent, folders, names in os.walk(root, followlinks=True):
+        inner = Path(parent).relative_to(root)
+        for folder in sorted(filter(_is_hidden, folders)):
+            below = os.walk(Path(parent, folder), followlinks=True)
+            count = sum(_is_image(name) for *_, files in below for name in files)
+            if count:
+                hidden[as_text((inner / folder).as_posix())] = count
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        found += [inner / name for name in sorted(names) if _is_image(name)]
+    return found, hidden
+
+
+def _is_hidden(folder: str) -> bool:
+    return folder.startswith((".", "__"))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _hidden_notes(hidden: dict[str, int]) -> list[str]:
+    """A line on the hidden folders that hold images."""
+    if not hidden:
+        return []
+    first = list(hidden.items())[:_N_HIDDEN]
+    listed = ", ".join(f"{name} ({count:,})" for name, count in first)
+    more = f" and {len(hidden) - len(first):,} more" if len(hidden) > len(first) else ""
+    return [
+        "folders of images left out, for their names begin with . or __: "
+        f"{listed}{more}; rename those that are classes"
+    ]
 
 
 def read_folder(
@@ -147,7 +192,7 @@ def read_folder(
             f"{images.name(images.paths[kept[bad]])}); check the weights"
         )
     paths = _at(images.paths, kept)
-    labels, classes = _labels(images, paths)
+    labels, classes = _labels(_at(images.labels, kept))
     return AuditData(
         title=images.root.resolve().name,
         names=[images.name(path) for path in paths],
@@ -155,6 +200,7 @@ def read_folder(
         origin=f"what the network sees in them ({features.shape[1]:,} numbers)",
         labels=labels,
         classes=classes,
+        splits=[as_text(name) for name in _at(images.splits, kept)],
         picture=lambda index, side: read_image(paths[index], side=side),
         unreadable=unreadable,
         notes=images.notes,
@@ -229,18 +275,15 @@ class _Images(Dataset[tuple[Tensor, int]]):
         return self.preprocess(read_image(path))
 
 
-def _at(paths: list[Path], indices: list[int]) -> list[Path]:
-    return [paths[i] for i in indices]
+def _at(values: list[_Value], indices: list[int]) -> list[_Value]:
+    """Some of the values; none of an empty list."""
+    return [values[i] for i in indices] if values else []
 
 
-def _labels(
-    images: FoundImages, paths: list[Path]
-) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Class numbers and names of the images that could be read."""
-    if not images.classes:
+def _labels(labels: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Class numbers and names."""
+    if not labels:
         return None, ()
-    folders = [path.relative_to(images.root).parts[0] for path in paths]
-    classes = sorted(Counter(folders))
+    classes = sorted({*labels})
     number = {name: i for i, name in enumerate(classes)}
-    names = tuple(images.name(images.root / name) for name in classes)
-    return torch.tensor([number[name] for name in folders]), names
+    return torch.tensor([number[x] for x in labels]), tuple(map(as_text, classes))

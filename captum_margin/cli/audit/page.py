@@ -11,12 +11,14 @@ from typing import Any
 
 from captum_margin.cli.audit.browse import FIRST, N_NEAR, browse
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.near_duplicates import Duplicates
 from captum_margin.cli.audit.questions import Answers, class_of, given_label, votes
 from captum_margin.cli.output import CommandError
 
 _N_PAIRS = 10
 _MIN_ODD = 10
 _MAX_PROTOTYPES = 200  # pictures weigh a few kB each
+_GROUP = 8  # samples shown of a group of near duplicates
 _LARGE, _MEDIUM, _SMALL = 176, 128, 80  # pixels
 _TINY = 64  # pictures up to here are shown pixel by pixel
 
@@ -112,7 +114,13 @@ def _suspects(
         return None
     result, is_issue = answers.suspects, answers.is_issue
     if result is None or is_issue is None:
-        return {"heading": "Suspects", "total": 0, "entries": [], "pairs": []}
+        return {
+            "heading": "Suspects",
+            "total": 0,
+            "entries": [],
+            "pairs": [],
+            "twins": 0,
+        }
     assert data.labels is not None and answers.decided is not None  # has_classes
     ranking = result.ranking()
     flagged = ranking[is_issue[ranking]].tolist()
@@ -125,6 +133,7 @@ def _suspects(
     else:
         heading = f"None of {n:,} samples has a label that the others contradict"
     counts, _ = votes(result, data.labels, len(data.classes))
+    contradicted = _contradicted(answers)
     entries = []
     for rank, i in enumerate(flagged[:n_top], start=1):
         near = result.neighbors(i).indices[:N_NEAR].tolist()
@@ -144,6 +153,7 @@ def _suspects(
                 "suggested": data.classes[decided[i]],
                 "because": because,
                 "rest": rest,
+                "twin": i in contradicted,
                 "near": [
                     _entry(data, pictures, j, _SMALL)
                     | {
@@ -160,7 +170,13 @@ def _suspects(
         "total": len(flagged),
         "entries": entries,
         "pairs": named,
+        "twins": len(contradicted - {*flagged}),
     }
+
+
+def _contradicted(answers: Answers) -> set[int]:
+    """Samples of which a near duplicate has another label."""
+    return set() if answers.duplicates is None else answers.duplicates.contradicted()
 
 
 def _sections(
@@ -168,12 +184,84 @@ def _sections(
 ) -> list[dict[str, Any]]:
     """The sections after the suspects."""
     sections = [
+        _near_duplicates(data, answers, pictures, n_top),
         _prototypes(data, answers, pictures),
         _criticisms(data, answers, pictures, n_top),
     ]
     if data.has_classes:
         sections.append(_boundary(data, answers, pictures, n_top))
     return sections
+
+
+def _near_duplicates(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+) -> dict[str, Any]:
+    found = answers.duplicates
+    groups = [] if found is None else found.groups
+    n_samples, several = sum(map(len, groups)), "" if len(groups) == 1 else "s"
+    heading = "No near duplicates"
+    if groups:
+        heading = f"{n_samples:,} near duplicates in {len(groups):,} group{several}"
+    shown, entries = [], 0
+    for at, group in enumerate(groups[:n_top], start=1):
+        listed = [_twin(data, answers, pictures, i) for i in group[:_GROUP]]
+        entries += len(listed)
+        shown.append({"title": _group_title(data, at, group), "entries": listed})
+    return {
+        "key": "near_duplicates",
+        "heading": heading,
+        "text": "Samples that are far nearer to each other than is usual around them: "
+        "copies, copies changed a little, or two of the same thing."
+        + (" Groups of several labels come first." if data.has_classes else ""),
+        "notes": [] if found is None else _duplicate_notes(found),
+        "total": n_samples,
+        "shown": entries,
+        "groups": shown,
+    }
+
+
+def _twin(
+    data: AuditData, answers: Answers, pictures: _Thumbnails, i: int
+) -> dict[str, Any]:
+    """A near duplicate under its label, with its split."""
+    label = [given_label(data, i)] if data.labels is not None else []
+    split = [f"in {data.splits[i]}"] if data.splits else []
+    issue = answers.is_issue
+    remark = ["also a suspect"] if issue is not None and bool(issue[i]) else []
+    lines = [*label, data.names[i], *split, *remark]
+    return _entry(data, pictures, i, _MEDIUM, *lines)
+
+
+def _group_title(data: AuditData, at: int, group: list[int]) -> str:
+    """Such as ``Group 3: 2 samples, labelled cat and dog, in train and val``."""
+    title = f"Group {at:,}: {len(group):,} samples"
+    if data.labels is not None:
+        labels = sorted({given_label(data, i) for i in group})
+        if len(labels) > 1:
+            title += f", labelled {_listed(labels)}"
+    splits = sorted({data.splits[i] for i in group}) if data.splits else []
+    return title + (f", in {_listed(splits)}" if len(splits) > 1 else "")
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _duplicate_notes(found: Duplicates) -> list[str]:
+    """What near duplicates mean for labels and splits."""
+    notes = []
+    labels, splits = sum(found.labels_differ), sum(found.splits_differ)
+    if labels:
+        notes.append(
+            f"{_count(labels, 'group')} with several labels: one of them is wrong, or "
+            "both say what is there"
+        )
+    if splits:
+        notes.append(
+            f"{_count(splits, 'group')} in several splits, which is a leak: a model "
+            "that was trained on one split has seen these samples of the other"
+        )
+    return notes
 
 
 def _prototypes(
@@ -281,6 +369,8 @@ def _labelled(
     """An entry under its label, and a remark if it is a suspect too."""
     issue = answers.is_issue
     remark = ["also a suspect"] if issue is not None and bool(issue[i]) else []
+    if i in _contradicted(answers):
+        remark.append("a near duplicate has another label")
     label = [given_label(data, i)] if data.labels is not None else []
     return _entry(data, pictures, i, _MEDIUM, *label, data.names[i], *remark)
 
@@ -324,12 +414,16 @@ def _cards(
         number = f"{suspects['total']:,}"
         cards.append(("suspects", number, "suspects: labels that may be wrong"))
     texts = {
+        "near_duplicates": "near duplicates: samples almost the same",
         "prototypes": "prototypes: samples that stand for all",
         "criticisms": "criticisms: the oddest samples",
         "boundary": "boundary: samples between classes",
     }
-    cards += [(s["key"], f"{s['shown']:,}", texts[s["key"]]) for s in sections]
-    cards.append(("all", f"{n_all:,}", "samples: search, filter, sort"))
+    for section in sections:
+        key = section["key"]
+        number = section["total" if key == "near_duplicates" else "shown"]
+        cards.append((key, f"{number:,}", texts[key]))
+    cards.append(("all", f"{n_all:,}", "samples: map, search, filter, sort"))
     if data.unreadable:
         n = len(data.unreadable)
         cards.append(("unreadable", f"{n:,}", "files that cannot be read"))

@@ -1,10 +1,9 @@
-"""The four questions of ``audit``, and their answers as tables."""
+"""The questions of ``audit``, and their answers as tables."""
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_margin.cli.audit.csv_files import write_ranking
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.near_duplicates import (
+    Duplicates,
+    sort_duplicates,
+    write_duplicates,
+)
 from captum_margin.cli.output import one_line
 from captum_margin.influence import (
     DecisionBoundary,
@@ -22,6 +27,7 @@ from captum_margin.influence import (
     LabelNoise,
     Prototypes,
     Settings,
+    near_duplicates,
 )
 from captum_margin.neighbors import Neighbors, find_neighbors
 
@@ -45,6 +51,7 @@ class Answers:
         stands_for (Tensor, optional): How many samples each prototype is nearest to.
         criticisms (InfluenceResult, optional): Of :class:`Prototypes`.
         boundary (InfluenceResult, optional): Of :class:`DecisionBoundary`.
+        duplicates (Duplicates, optional): The samples that are almost the same.
         errors (dict[str, str]): By question: why there is no answer.
         record (dict): By question: settings and seconds, fit for JSON.
         searches (dict): By metric: what found the neighbours, fit for JSON.
@@ -57,6 +64,7 @@ class Answers:
     stands_for: Tensor | None = None
     criticisms: InfluenceResult | None = None
     boundary: InfluenceResult | None = None
+    duplicates: Duplicates | None = None
     errors: dict[str, str] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     searches: dict[str, Any] = field(default_factory=dict)
@@ -81,9 +89,9 @@ def ask(
 
     The neighbours are searched once for each metric. Each table is written as soon as
     its question is answered, and a question that fails does not keep the others from
-    being asked. Criticisms and boundary samples go by the
-    classes that the neighbours suggest: by the given ones wrong labels would top the
-    list of the boundary, too. Prototypes are chosen among samples that are no suspects.
+    being asked. Criticisms and boundary samples go by the classes that the neighbours
+    suggest: by the given ones wrong labels would top the list of the boundary, too.
+    Prototypes are chosen among samples that are no suspects.
 
     Args:
         data (AuditData): The samples.
@@ -97,19 +105,7 @@ def ask(
     """
     answers = Answers(decided=data.labels)
     near = _Search(data, answers)
-
-    # Questions of one metric follow each other: the neighbours of one are kept.
-    steps: list[tuple[str, Callable[[], dict[str, Any]]]] = []
-    if data.has_classes:
-        steps.append(("suspects", lambda: _suspects(data, answers, near, folder)))
-        steps.append(("boundary", lambda: _boundary(data, answers, near, folder)))
-    steps.append(
-        (
-            "prototypes",
-            lambda: _prototypes(data, answers, near, n_prototypes, folder),
-        )
-    )
-    steps.append(("criticisms", lambda: _criticisms(data, answers, near, folder)))
+    steps = _steps(data, answers, near, n_prototypes, folder)
     for name, answer in tqdm(steps, desc="questions", disable=not show_progress):
         started, searching = time.perf_counter(), near.seconds
         try:
@@ -120,6 +116,29 @@ def ask(
         seconds = time.perf_counter() - started - (near.seconds - searching)
         answers.record[name] = {"settings": settings, "seconds": round(seconds, 3)}
     return answers
+
+
+def _steps(
+    data: AuditData,
+    answers: Answers,
+    near: _Search,
+    n_prototypes: int | None,
+    folder: Path,
+) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """The questions by name, in order; each gives its settings.
+
+    Those of one metric follow each other: the neighbours of one metric are kept.
+    """
+    asked = data, answers, near
+    steps: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("near duplicates", lambda: _near_duplicates(*asked, folder))
+    ]
+    if data.has_classes:
+        steps.append(("suspects", lambda: _suspects(*asked, folder)))
+        steps.append(("boundary", lambda: _boundary(*asked, folder)))
+    steps.append(("prototypes", lambda: _prototypes(*asked, n_prototypes, folder)))
+    steps.append(("criticisms", lambda: _criticisms(*asked, folder)))
+    return steps
 
 
 class _Search:
@@ -167,18 +186,20 @@ def neighbors_for(data: AuditData, at_most: int, share: float = 0.5) -> int:
     return min(at_most, max(1, int(share * size)))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table, numbers to six digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
-
-
 def _used(settings: Settings) -> dict[str, Any]:
     """Fit for JSON: without the neighbours, of which ``searches`` tells."""
     return asdict(replace(settings, backend="auto"))
+
+
+def _near_duplicates(
+    data: AuditData, answers: Answers, near: _Search, folder: Path
+) -> dict[str, Any]:
+    neighbors = near(data.metric)
+    found = near_duplicates(neighbors)
+    answers.duplicates = sort_duplicates(data, found)
+    answers.files.append(folder / "near_duplicates.csv")
+    write_duplicates(answers.files[-1], data, answers.duplicates)
+    return {"k": near.k, "metric": data.metric, "threshold": found.threshold}
 
 
 def _suspects(
@@ -192,55 +213,54 @@ def _suspects(
         backend=near(data.metric),
     )
     result = question.result()
-    predicted = result.predicted()
-    answers.suspects, answers.decided = result, predicted
+    answers.suspects, answers.decided = result, result.predicted()
+    columns = _suspect_columns(data, result, answers.decided)
+    columns |= _duplicate_columns(data, answers.duplicates)
+    answers.files.append(folder / "suspects.csv")
+    write_ranking(answers.files[-1], data, result.ranking().tolist(), columns)
+    return _used(question.used)
+
+
+def _suspect_columns(
+    data: AuditData, result: InfluenceResult, predicted: Tensor
+) -> dict[str, Any]:
+    """The columns of ``InfluenceResult.to_pandas``, and the votes."""
     given = result.labels
     assert given is not None  # LabelNoise needs them
     count, weight = votes(result, given, len(data.classes))
-    # The columns of InfluenceResult.to_pandas, and the votes.
     bound = max(result.bound, float(result.scores.max()))
-    columns = {
-        "is_label_issue": predicted != given,
-        "label_score": 1 - result.scores / bound,
-        "influence": result.scores,
-        "share": _of(weight, predicted) / weight.sum(dim=1).clamp(min=1e-30),
-        "neighbors": count.sum(dim=1),
-        "neighbors_given": _of(count, given),
-        "neighbors_predicted": _of(count, predicted),
+    share = _of(weight, predicted) / weight.sum(dim=1).clamp(min=1e-30)
+    return {
+        "given_label": class_names(data, given),
+        "predicted_label": class_names(data, predicted),
+        "is_label_issue": (predicted != given).tolist(),
+        "label_score": (1 - result.scores / bound).tolist(),
+        "influence": result.scores.tolist(),
+        "share": share.tolist(),
+        "neighbors": count.sum(dim=1).tolist(),
+        "neighbors_given": _of(count, given).tolist(),
+        "neighbors_predicted": _of(count, predicted).tolist(),
     }
-    values = [column.tolist() for column in columns.values()]
-    labelled, suggested = class_names(data, given), class_names(data, predicted)
-    answers.files.append(folder / "suspects.csv")
-    write_csv(
-        answers.files[-1],
-        ("rank", "name", "given_label", "predicted_label", *columns),
-        (
-            (
-                rank,
-                data.names[i],
-                labelled[i],
-                suggested[i],
-                *(column[i] for column in values),
-            )
-            for rank, i in enumerate(result.ranking().tolist(), start=1)
-        ),
-    )
-    return _used(question.used)
+
+
+def _duplicate_columns(
+    data: AuditData, duplicates: Duplicates | None
+) -> dict[str, Any]:
+    """The group of near duplicates that a sample is in, and whether labels differ."""
+    if duplicates is None:
+        return {}
+    number, contradicted = duplicates.number(), duplicates.contradicted()
+    n = range(len(data.names))
+    return {
+        "near_duplicates": [number.get(i, "") for i in n],
+        "near_duplicate_of_other_label": [i in contradicted for i in n],
+    }
 
 
 def _prototypes(
     data: AuditData, answers: Answers, near: _Search, n: int | None, folder: Path
 ) -> dict[str, Any]:
-    issue = answers.is_issue
-    clean = torch.arange(len(data.names))
-    if issue is not None and not bool(issue.all()):
-        clean = clean[~issue]  # a sample under a doubtful label stands for nothing
-    backend: Any = "auto"
-    if len(clean) > _CHOSEN_AMONG:  # with neighbours of their own
-        drawn = torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))
-        clean = clean[drawn[:_CHOSEN_AMONG].sort().values]
-    else:
-        backend = among(near("euclidean"), clean)
+    clean, backend = _prototype_candidates(data, answers, near)
     labels = None if answers.decided is None else answers.decided[clean]
     question = Prototypes.from_features(
         data.features[clean],
@@ -254,23 +274,36 @@ def _prototypes(
     stands_for = _cell_sizes(data.features, chosen, answers.decided)
     order = stands_for.argsort(descending=True, stable=True)
     answers.prototypes, answers.stands_for = chosen[order], stands_for[order]
+    listed, sizes = answers.prototypes.tolist(), answers.stands_for.tolist()
     answers.files.append(folder / "prototypes.csv")
-    rows = zip(answers.prototypes.tolist(), answers.stands_for.tolist(), strict=True)
-    write_csv(
+    write_ranking(
         answers.files[-1],
-        ("rank", "name", "given_label", "class", "stands_for"),
-        (
-            (
-                rank,
-                data.names[i],
-                given_label(data, i),
-                class_of(data, answers.decided, i),
-                size,
-            )
-            for rank, (i, size) in enumerate(rows, start=1)
-        ),
+        data,
+        listed,
+        {
+            "given_label": class_names(data, data.labels),
+            "class": class_names(data, answers.decided),
+            "stands_for": dict(zip(listed, sizes, strict=True)),
+        },
     )
     return {"n": n, "chosen_among": len(clean), **_used(question.used)}
+
+
+def _prototype_candidates(
+    data: AuditData, answers: Answers, near: _Search
+) -> tuple[Tensor, Any]:
+    """Among which samples the prototypes are chosen, and what finds their neighbours.
+
+    A sample under a doubtful label stands for nothing.
+    """
+    clean = torch.arange(len(data.names))
+    issue = answers.is_issue
+    if issue is not None and not bool(issue.all()):
+        clean = clean[~issue]
+    if len(clean) <= _CHOSEN_AMONG:
+        return clean, among(near("euclidean"), clean)
+    drawn = torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))
+    return clean[drawn[:_CHOSEN_AMONG].sort().values], "auto"  # neighbours of their own
 
 
 def _criticisms(
@@ -286,23 +319,16 @@ def _criticisms(
     )
     result = question.result()
     answers.criticisms = result
-    scores = result.scores.tolist()
-    labelled = class_names(data, data.labels)
-    suggested = class_names(data, answers.decided)
     answers.files.append(folder / "criticisms.csv")
-    write_csv(
+    write_ranking(
         answers.files[-1],
-        ("rank", "name", "given_label", "class", "influence"),
-        (
-            (
-                rank,
-                data.names[i],
-                labelled[i],
-                suggested[i],
-                scores[i],
-            )
-            for rank, i in enumerate(result.ranking().tolist(), start=1)
-        ),
+        data,
+        result.ranking().tolist(),
+        {
+            "given_label": class_names(data, data.labels),
+            "class": class_names(data, answers.decided),
+            "influence": result.scores.tolist(),
+        },
     )
     return _used(question.used)
 
@@ -321,32 +347,27 @@ def _boundary(
     )
     result = question.result()
     answers.boundary = result
-    _, weight = votes(result, data.labels, len(data.classes))
-    share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-30)
-    shares, classes = (part.tolist() for part in share.topk(2, dim=1))
-    scores, labelled = result.scores.tolist(), class_names(data, data.labels)
     answers.files.append(folder / "boundary.csv")
-    write_csv(
-        answers.files[-1],
-        (
-            *("rank", "name", "given_label", "influence"),
-            *("first_class", "first_share", "second_class", "second_share"),
-        ),
-        (
-            (
-                rank,
-                data.names[i],
-                labelled[i],
-                scores[i],
-                data.classes[classes[i][0]],
-                shares[i][0],
-                data.classes[classes[i][1]],
-                shares[i][1],
-            )
-            for rank, i in enumerate(result.ranking().tolist(), start=1)
-        ),
-    )
+    columns = _boundary_columns(data, result, data.labels)
+    write_ranking(answers.files[-1], data, result.ranking().tolist(), columns)
     return _used(question.used)
+
+
+def _boundary_columns(
+    data: AuditData, result: InfluenceResult, labels: Tensor
+) -> dict[str, Any]:
+    """The two classes that meet at each sample, and their shares of the votes."""
+    _, weight = votes(result, labels, len(data.classes))
+    share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    shares, classes = share.topk(2, dim=1)
+    return {
+        "given_label": class_names(data, labels),
+        "influence": result.scores.tolist(),
+        "first_class": class_names(data, classes[:, 0]),
+        "first_share": shares[:, 0].tolist(),
+        "second_class": class_names(data, classes[:, 1]),
+        "second_share": shares[:, 1].tolist(),
+    }
 
 
 def votes(
