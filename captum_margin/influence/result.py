@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin.influence._knowledge import Knowledge, contradicted
 from captum_margin.neighbors import Recall
 from captum_margin.signal import Graph, one_hot, rank, top
 
@@ -69,6 +70,8 @@ class InfluenceResult:
             was given.
         recall (Recall, optional): Share of the true neighbours that were found, as
             measured on a sample. Default: None: all, or the graph was given.
+        knowledge (Knowledge, optional): How well the votes name labels, where the
+            question is whether these are right. Default: None.
     """
 
     name: str
@@ -83,6 +86,7 @@ class InfluenceResult:
     images: Any = None
     backend: str | None = None
     recall: Recall | None = None
+    knowledge: Knowledge | None = None
 
     def __repr__(self) -> str:
         """Such as ``InfluenceResult(LabelNoise, 9 samples, 30 edges, ...)``."""
@@ -94,6 +98,8 @@ class InfluenceResult:
         if self.recall is not None:
             value, error = self.recall
             parts.append(f"recall {value:.3f} ± {error:.3f}")
+        if self.knowledge is not None:
+            parts.append(str(self.knowledge))
         return f"InfluenceResult({', '.join(parts)})"
 
     def ranking(self) -> Tensor:
@@ -105,11 +111,16 @@ class InfluenceResult:
         return top(self.scores, n)
 
     def predicted(self) -> Tensor:
-        """The class that the others vote for most, (N,).
+        """The class that each sample should have by the votes of the others, (N,).
 
-        Where f are the labels, as for LabelNoise, their votes are what the filter
-        explains of them; else the weights of the neighbours of each class. The sample's
-        own class where that is among the highest, or there are no votes.
+        Where f are the labels their votes are what the filter explains of them; else
+        the weights of the neighbours of each class. It is the class with the most
+        votes, or the sample's own where that is among the highest or there are no
+        votes.
+
+        Of :class:`LabelNoise` it is the sample's own too unless the label is called
+        wrong: both classes are known to the votes, and the sample is among the
+        :attr:`Knowledge.n_wrong` most suspect.
 
         Raises:
             ValueError: Without labels.
@@ -118,8 +129,11 @@ class InfluenceResult:
         """
         labels = self._labels()
         votes = self._votes()
-        own = votes.gather(1, labels[:, None])
         winner = votes.argmax(dim=1)
+        if self.knowledge is not None:
+            wrong = contradicted(labels, votes, self.scores, self.knowledge)
+            return torch.where(wrong, winner, labels)
+        own = votes.gather(1, labels[:, None])
         # Sums in another order differ by rounding; that is no majority.
         tied = own[:, 0] >= votes.amax(dim=1) * (1 - 1e-6)
         return torch.where(tied, labels, winner)
