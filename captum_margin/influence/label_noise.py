@@ -16,7 +16,6 @@ from captum_margin.influence._probabilities import (
     as_probabilities,
     warn_of_learnt_labels,
 )
-from captum_margin.influence._votes import Voter, combined, neighbor_voter
 from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.result import InfluenceResult
@@ -24,13 +23,11 @@ from captum_margin.influence.samples import ClassNames, Samples, as_labels
 from captum_margin.influence.settings import Settings, SettingsOptions, as_points
 from captum_margin.signal import Graph, HighPass
 from captum_margin.signal._kernel_ridge import AllVotes
+from captum_margin.signal._votes import ROUNDS, Voter, combined, neighbor_voter
 
 __all__ = ["LabelNoise", "LabelNoiseSettings"]
 
 Self = TypeVar("Self", bound="LabelNoise")
-
-# Rounds of votes: in each, labels are trusted as far as the round before agrees.
-_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -307,7 +304,7 @@ class LabelNoise(ScoresNewSamples):
 
     def _rounds(self) -> int:
         assert isinstance(self.used, LabelNoiseSettings)
-        return _ROUNDS if self.used.trusted else 1
+        return ROUNDS if self.used.trusted else 1
 
     def _voters(
         self, signal: Tensor, graph: Graph, samples: Samples, new: Tensor | None

@@ -20,13 +20,7 @@ from torch import Tensor
 
 from captum_margin.neighbors.rows import Metric
 from captum_margin.scale._folder import BlockFolder
-from captum_margin.scale._linear import (
-    LabelSignal,
-    Regression,
-    axes_of,
-    regress,
-    turned_rows,
-)
+from captum_margin.scale._regression import LabelSignal, Learners, RowVotes
 from captum_margin.scale._rounds import Rounds
 from captum_margin.scale.build import build_shards
 from captum_margin.scale.edges import EdgeShards, undirected
@@ -36,6 +30,7 @@ from captum_margin.scale.functions import class_votes, row_labels
 from captum_margin.scale.shards import BLOCK_SIZE
 from captum_margin.signal import rank
 from captum_margin.signal._labels import as_labels
+from captum_margin.signal._votes import ROUNDS, trust_in
 from captum_margin.signal.protocol import Sided, influence
 
 __all__ = ["NoiseScores", "label_noise"]
@@ -64,8 +59,7 @@ class _Votes(NamedTuple):
     signal: LabelSignal
     factor: Shared  # of the columns of the weights, trust included, (N,)
     scale: Shared  # of their rows, (N,)
-    points: BlockFolder | None
-    fit: Regression | None
+    everybody: RowVotes | None
     share: float
 
 
@@ -79,7 +73,7 @@ def label_noise(
     bandwidth: float | None = 0.5,
     shift: Literal["symmetric", "random_walk"] = "symmetric",
     trusted: bool = True,
-    linear: bool = True,
+    regression: bool = True,
     sided: Sided = "both",
     recall: float = 0.95,
     seed: int = 0,
@@ -108,7 +102,7 @@ def label_noise(
             Default: ``"symmetric"``.
         trusted (bool, optional): Whether contradicted labels are trusted less.
             Default: True.
-        linear (bool, optional): Whether all samples vote too. Default: True.
+        regression (bool, optional): Whether all samples vote too. Default: True.
         sided (str, optional): As in :func:`~captum_margin.signal.influence`.
             Default: ``"both"``.
         recall (float, optional): As in :func:`build_shards`. Default: 0.95.
@@ -126,9 +120,10 @@ def label_noise(
         ValueError: As :func:`build_shards`, if labels are not (N,) or one is missing,
             or an option is unknown.
 
-    Cost: that of :func:`build_shards` and :func:`undirected`, then with ``linear``
-    O(N F (F + P C)) for P = 10 penalties, and O(E) for each of at most three passes
-    over the edges. Memory O(N) and that of a block; disk (F + 4 k) · 4 · N bytes.
+    Cost: that of :func:`build_shards` and :func:`undirected`, then with ``regression``
+    that of :class:`~captum_margin.influence.LabelNoise`'s, and O(E) for each of at most
+    five passes over the edges. Memory O(N) and that of a block, and the samples that
+    the regression learns from; disk (F + 4 k) · 4 · N bytes.
 
     >>> import tempfile
     >>> x = np.array([[9.0, 0], [9, 1], [9, 2], [0, 9], [1, 9], [2, 9]])
@@ -162,11 +157,11 @@ def label_noise(
             stacklevel=2,
         )
         return NoiseScores(torch.zeros(len(y)), edges)
-    points = BlockFolder(path / "rows" / "points") if linear else None
+    points = BlockFolder(path / "rows" / "points") if regression else None
     request = {
         "rows": rows.folder.manifest,
         "labels": f"{len(classes)} {y.dtype} {zlib.crc32(y.data):08x}",
-        "options": [bandwidth, shift, trusted, linear, sided],
+        "options": [bandwidth, shift, trusted, regression, sided],
     }
     rounds = Rounds(path / "scores", request, edges.folder.starts, executor)
     scores = _scores(edges, points, y, len(classes), shift, trusted, sided, rounds)
@@ -184,32 +179,64 @@ def _scores(
     rounds: Rounds,
 ) -> Tensor:
     """Scores in the order of the rows, (N,)."""
+    column, row = _scales(edges, shift, rounds)
+    learners = None if points is None else Learners(points, edges.order)
+    found, mixed = torch.ones_like(row), None  # at first, all labels are trusted
+    last = ROUNDS if trusted else 1
+    for number in range(1, last + 1):
+        with ExitStack() as stack:
+            arrays = [y, found.numpy(), (column * found).numpy(), row.numpy()]
+            kept = [_shared(array, edges, rounds, stack) for array in arrays]
+            signal = LabelSignal(kept[0], kept[1], classes)
+            everybody = None
+            if learners is not None and points is not None:
+                fit, *known = learners.fit(signal)
+                shared = [_shared(array, edges, rounds, stack) for array in known]
+                everybody = RowVotes(points, fit, *shared)
+            votes = _Votes(edges, signal, kept[2], kept[3], everybody, 1.0)
+            if everybody is not None:
+                mixed = _share_of(votes, rounds) if mixed is None else mixed
+                votes = votes._replace(share=mixed)
+            if number < last:
+                parts = rounds(f"trust-{number}", partial(_trust_block, votes))
+            else:
+                parts = rounds("scores", partial(_score_block, votes, sided))
+            found = torch.cat(parts)
+    return found
+
+
+def _scales(edges: EdgeShards, shift: str, rounds: Rounds) -> tuple[Tensor, Tensor]:
+    """Factors of the columns and of the rows of the weights, (N,) each.
+
+    The votes of the neighbours, which they make of the weights, add up to at most one.
+    """
     degree = rounds.once("degrees", partial(degrees, edges, executor=rounds.executor))
     scale = scale_of(degree)
-    column = scale if shift == "symmetric" else torch.ones_like(scale)
-    row = scale if shift == "symmetric" else scale.square()
-    axes = None if points is None else axes_of(points, rounds)
-    trust, mixed = torch.ones_like(scale), 1.0
-    for last in (False, True) if trusted else (True,):
-        number = 1 + (last and trusted)
-        with ExitStack() as stack:
-            kept = [
-                stack.enter_context(share(array, edges.path, rounds.executor))
-                for array in (y, trust.numpy(), (column * trust).numpy(), row.numpy())
-            ]
-            signal = LabelSignal(kept[0], kept[1], classes)
-            fit = None
-            if points is not None and axes is not None:
-                fit = regress(points, axes, signal, rounds, number)
-            votes = _Votes(edges, signal, kept[2], kept[3], points, fit, mixed)
-            if fit is not None and number == 1:
-                sums = torch.stack(rounds("share", partial(_share_block, votes)))
-                square, along = sums.sum(dim=0).tolist()
-                mixed = min(max(along / square, 0.0), 1.0) if square > 0 else 1.0
-                votes = votes._replace(share=mixed)
-            name, block = ("scores", _score_block) if last else ("trust", _trust_block)
-            trust = torch.cat(rounds(name, partial(block, votes, sided)))
-    return trust  # of the last round: the scores
+    if shift == "random_walk":
+        return torch.ones_like(scale), scale.square()
+    with share(scale.numpy(), edges.path, rounds.executor) as shared:
+        sums = torch.cat(rounds("totals", partial(_total_block, edges, shared)))
+    return scale, scale / (scale * sums).clamp(min=1)
+
+
+def _total_block(edges: EdgeShards, column: Shared, b: int) -> Tensor:
+    """Sums of the weights times the factors of their columns, (n,)."""
+    edges.will_need(b + 1)
+    return edges.sparse_rows(b).times(torch.from_numpy(column.get())[:, None])[:, 0]
+
+
+def _shared(
+    array: np.ndarray, edges: EdgeShards, rounds: Rounds, stack: ExitStack
+) -> Shared:
+    return stack.enter_context(share(array, edges.path, rounds.executor))
+
+
+def _share_of(votes: _Votes, rounds: Rounds) -> float:
+    """The weight of the neighbours' votes: the mean of 1/2 and of what fits best."""
+    sums = torch.stack(rounds("share", partial(_share_block, votes)))
+    square, along = sums.sum(dim=0).tolist()
+    nearest = min(max(along / square, 0.0), 1.0) if square > 0 else 0.5
+    return (0.5 + nearest) / 2
 
 
 def _block_votes(votes: _Votes, b: int) -> Any:
@@ -223,11 +250,10 @@ def _block_votes(votes: _Votes, b: int) -> Any:
     near *= scale[:, None]
     alone = scale == 0  # a sample without neighbours has its own vote
     near[alone] = signal.rows(whole)[alone]
-    if votes.points is None or votes.fit is None:
+    if votes.everybody is None:
         yield whole, signal.rows(whole, plain=True), near, None
         return
-    for rows, turned in turned_rows(votes.points, votes.fit.axes, b, signal.classes):
-        line = votes.fit.votes(turned, signal.rows(rows))
+    for rows, line in votes.everybody.of_block(b):
         part = near[rows.start - whole.start : rows.stop - whole.start]
         yield rows, signal.rows(rows, plain=True), part, line
 
@@ -248,14 +274,12 @@ def _mixed(votes: _Votes, near: Tensor, line: Tensor | None) -> Tensor:
     return votes.share * near + (1 - votes.share) * line
 
 
-def _trust_block(votes: _Votes, _: Sided, b: int) -> Tensor:
-    """Votes for the given class in those for the class with the most, (n,)."""
-    parts = []
-    for _, f, near, line in _block_votes(votes, b):
-        found = _mixed(votes, near, line)
-        own = (found * f).sum(dim=1).clamp(min=0)
-        most = found.amax(dim=1)
-        parts.append(torch.where(most > 0, own / most.where(most > 0, 1), 1))
+def _trust_block(votes: _Votes, b: int) -> Tensor:
+    """How far the labels are trusted in the next round, (n,)."""
+    parts = [
+        trust_in(f, _mixed(votes, near, line))[:, 0]
+        for _, f, near, line in _block_votes(votes, b)
+    ]
     return torch.cat(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,8 +49,13 @@ class KernelRidge:
         most = MOST_LANDMARKS if n_samples <= VERY_MANY else FEW_LANDMARKS
         self.landmarks = points[: min(most, len(points))]
         self.gamma = 0.5 / _square_width(points[:_PROBES])
-        self._map = _inverse_root(self._values(self.landmarks))  # (M, R)
-        features = torch.cat([self._values(block) @ self._map for block in _of(points)])
+        kernel = kernel_values(self.landmarks, self.landmarks, self.gamma)
+        self._map = _inverse_root(kernel)  # (M, R)
+        parts = [
+            kernel_values(block, self.landmarks, self.gamma) @ self._map
+            for block in _of(points)
+        ]
+        features = torch.cat(parts)
         self.centre = features.mean(dim=0)
         features -= self.centre
         scatter = (features.T @ features).double()
@@ -80,44 +85,35 @@ class KernelRidge:
                 best = error, slope, left_out
         assert best is not None  # there are penalties
         turned = self._axes @ best[1]
-        return Fit(self, self._map @ turned, mean - self.centre @ turned, best[2])
-
-    def _values(self, points: Any) -> Tensor:
-        """Of the kernel, between some points and the landmarks, (n, M)."""
-        _, square = next(distance_blocks(points, self.landmarks, len(points)))
-        return square.to(points.dtype).mul_(-self.gamma).exp_()
+        slope, intercept = self._map @ turned, mean - self.centre @ turned
+        return Fit(self.landmarks, self.gamma, slope, intercept, best[2])
 
 
-class Fit:
+class Fit(NamedTuple):
     """One regression of a :class:`KernelRidge`.
 
     Args:
-        regression (KernelRidge): Whose landmarks it has.
+        landmarks (Tensor): Shape (M, F).
+        gamma (float): Of the kernel exp(-gamma |x - z|²).
         slope (Tensor): Of each landmark, (M, C).
         intercept (Tensor): Shape (C,).
         left_out (Tensor): What the regression on all other learners predicts for each
             learner, (L, C).
     """
 
-    def __init__(
-        self,
-        regression: KernelRidge,
-        slope: Tensor,
-        intercept: Tensor,
-        left_out: Tensor,
-    ) -> None:
-        self.regression = regression
-        self.slope = slope
-        self.intercept = intercept
-        self.left_out = left_out
+    landmarks: Any
+    gamma: float
+    slope: Tensor
+    intercept: Tensor
+    left_out: Tensor
 
     def predict(self, points: Any) -> Tensor:
         """For points that are no learners, (n, C)."""
         parts = [
-            self.regression._values(block) @ self.slope + self.intercept
+            kernel_values(block, self.landmarks, self.gamma) @ self.slope
             for block in _of(points)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts) + self.intercept
 
 
 class AllVotes:
@@ -152,6 +148,12 @@ class AllVotes:
         return torch.cat([votes, fit.predict(others)])
 
 
+def kernel_values(points: Any, landmarks: Any, gamma: float) -> Tensor:
+    """exp(-gamma |x - z|²) of points (n, F) and landmarks (M, F); (n, M)."""
+    _, square = next(distance_blocks(points, landmarks, len(points)))
+    return square.to(points.dtype).mul_(-gamma).exp_()
+
+
 def _of(points: Any) -> Iterator[Any]:
     """Some points at a time, whose kernel values fit into a block."""
     rows = max(1, BLOCK_NUMBERS // MOST_LANDMARKS)
@@ -172,4 +174,5 @@ def _inverse_root(kernel: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(kernel.double())
     least = 1e-10 if kernel.dtype == torch.float64 else 1e-6
     kept = values > least * values[-1]
-    return (vectors[:, kept] / values[kept].sqrt()).to(kernel)
+    root: Tensor = (vectors[:, kept] / values[kept].sqrt()).to(kernel)
+    return root

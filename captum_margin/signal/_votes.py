@@ -9,9 +9,13 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from captum_margin.signal import Graph, HighPass
+from captum_margin.signal.graph import Graph
+from captum_margin.signal.high_pass import HighPass
 
-__all__ = ["Voter", "combined", "neighbor_voter", "trust_in"]
+__all__ = ["ROUNDS", "Voter", "combined", "neighbor_voter", "trust_in"]
+
+# Times that votes are taken where labels are trusted as far as the last ones agree.
+ROUNDS = 3
 
 # Takes f (N, C), which is 0 where nobody is trusted; gives votes (N, C) or, with new
 # samples behind, (N + M, C).
