@@ -6,12 +6,12 @@ import pytest
 import torch
 from captum.attr import NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
+from tests.attr.coalition.test_feature_coalitions import assert_left_as, left
 from torch import nn
 
 from captum_margin.attr import CoalitionPerturbation, feature_coalitions
 from captum_margin.attr.coalition import search as mask_search
 from captum_margin.attr.coalition.losses import coalition_loss
-from tests.attr.coalition.test_feature_coalitions import assert_left_as, left
 from tests.helpers.models import Counted, Planted, conv, images, tiles
 
 FEW = {"n_steps": 6, "n_coalitions": 4}
