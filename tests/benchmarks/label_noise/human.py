@@ -28,6 +28,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -82,36 +83,44 @@ def verdicts(
 
     ``again``: only these are made, and anew. Default: those that are missing.
     """
-    if p is None:
-        assert x is not None
-        names = methods.FEATURES
-    else:
+    names = methods.FEATURES
+    if p is not None:
         names = methods.SHARED if x is None else methods.BOTH
-    stored = {name: _path(folder, name) for name in (OURS, *names)}
-    wanted = {name for name in stored if again is not None and name in again}
+    paths = {name: _path(folder, name) for name in (OURS, *names)}
+    wanted = {name for name in paths if again is not None and name in again}
     if again is None:
-        wanted = {name for name, path in stored.items() if not path.exists()}
+        wanted = {name for name, path in paths.items() if not path.exists()}
     made: dict[str, Verdict | None] = {}
     if OURS in wanted:
         made[OURS] = methods.ours(x, p, labels)
     if wanted - {OURS}:
-        if p is None:
-            made |= methods.of_features(x, labels, SEED)
-        elif x is None:
-            made |= methods.of_probabilities(p, labels)
-        else:
-            of_features = folder.parent / folder.name.removesuffix(
-                f" + {PROBABILITIES}"
-            )
-            held_out = _read(_path(of_features, methods.SELF))
-            own = 1 - p[np.arange(len(labels)), labels.numpy()]
-            made |= methods.of_both(held_out.scores, own)
+        made |= _peers(folder, x, p, labels)
     folder.mkdir(parents=True, exist_ok=True)
     for name in wanted:
         verdict = made[name]
         if verdict is not None:
-            _write(stored[name], verdict)
-    return {name: _read(path) for name, path in stored.items() if path.exists()}
+            _write(paths[name], verdict)
+    return stored(folder, paths)
+
+
+def _peers(
+    folder: Path, x: Tensor | None, p: np.ndarray | None, labels: Tensor
+) -> dict[str, Verdict]:
+    if p is None:
+        assert x is not None
+        return methods.of_features(x, labels, SEED)
+    if x is None:
+        return methods.of_probabilities(p, labels)
+    of_features = folder.parent / folder.name.removesuffix(f" + {PROBABILITIES}")
+    held_out = _read(_path(of_features, methods.SELF))
+    own = 1 - p[np.arange(len(labels)), labels.numpy()]
+    return methods.of_both(held_out.scores, own)
+
+
+def stored(folder: Path, names: Iterable[str]) -> dict[str, Verdict]:
+    """The verdicts of these methods that the folder has."""
+    paths = {name: _path(folder, name) for name in names}
+    return {name: _read(path) for name, path in paths.items() if path.exists()}
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -124,8 +133,8 @@ def _write(path: Path, verdict: Verdict) -> None:
 
 
 def _read(path: Path) -> Verdict:
-    stored = np.load(path)
-    found = {key: stored[key] for key in stored.files}
+    kept = np.load(path)
+    found = {key: kept[key] for key in kept.files}
     for key in {"seconds", "penalty"} & set(found):
         found[key] = float(found[key])
     return Verdict(**found)
@@ -262,8 +271,11 @@ def main() -> None:
             p = None
             if PROBABILITIES in inputs:
                 p = probabilities(args.half, level, root, args.cache)
-            folder = args.cache / "human" / args.half / level / inputs
-            found = verdicts(folder, x, p, given.labels, again)
+            kept = args.cache / "human" / args.half / level
+            found = verdicts(kept / inputs, x, p, given.labels, again)
+            if x is not None and p is not None:  # peers that are given one of them, too
+                found |= stored(kept / name, methods.FEATURES)
+                found |= stored(kept / PROBABILITIES, methods.SHARED)
             table = measured(found, given.wrong)
             results.setdefault(args.half, {}).setdefault(inputs, {})[level] = table
             show(f"{args.half}, {inputs}, {level}", table)
