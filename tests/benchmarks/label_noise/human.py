@@ -83,7 +83,7 @@ def verdicts(
 
     ``again``: only these are made, and anew. Default: those that are missing.
     """
-    names = methods.FEATURES
+    names: tuple[str, ...] = methods.FEATURES
     if p is not None:
         names = methods.SHARED if x is None else methods.BOTH
     paths = {name: _path(folder, name) for name in (OURS, *names)}
@@ -145,12 +145,10 @@ def measured(found: dict[str, Verdict], wrong: np.ndarray) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     n = len(wrong)
     halves = [rng.permutation(n)[: n // 2] for _ in range(SUBSETS)]
+    parts = [np.arange(n), *halves]
     precision = {
         name: np.array(
-            [
-                average_precision_score(wrong[part], verdict.scores[part])
-                for part in (slice(None), *halves)
-            ]
+            [average_precision_score(wrong[i], verdict.scores[i]) for i in parts]
         )
         for name, verdict in found.items()
     }
@@ -227,9 +225,10 @@ def probabilities(half: str, level: str, root: Path, cache: Path) -> np.ndarray:
     """Of the small network on both networks' features, kept in the cache."""
     path = cache / f"human_probabilities_{half}_{level}.npz"
     if not path.exists():
-        given = data.photographs(data.NETWORKS, level, half, root, cache)
-        p = network.out_of_fold(given.features, given.labels, SEED)
-        hit = p.argmax(axis=1) == given.labels.numpy()
+        x = data.features(data.NETWORKS, half, root, cache)
+        labels, _ = data.answers(level, half, root)
+        p = network.out_of_fold(x, labels, SEED)
+        hit = p.argmax(axis=1) == labels.numpy()
         print(f"probabilities, {half}, {level}: {hit.mean():.3f} of the labels")
         np.savez(path, probabilities=p)
     return np.asarray(np.load(path)["probabilities"])
@@ -263,20 +262,21 @@ def main() -> None:
         record = json.loads(args.out.read_text(encoding="utf-8"))
     results = record["results"]
     for inputs in (name for name in INPUTS if name in args.inputs):
+        name = inputs.split(" + ")[0]
+        x = None
+        if name in data.NETWORKS:
+            x = data.features((name,), args.half, root, args.cache)
         for level in (name for name in data.LEVELS if name in args.levels):
-            name = inputs.split(" + ")[0]
-            source = name if name in data.NETWORKS else data.NETWORKS[0]
-            given = data.photographs((source,), level, args.half, root, args.cache)
-            x = given.features if name in data.NETWORKS else None
+            labels, wrong = data.answers(level, args.half, root)
             p = None
             if PROBABILITIES in inputs:
                 p = probabilities(args.half, level, root, args.cache)
             kept = args.cache / "human" / args.half / level
-            found = verdicts(kept / inputs, x, p, given.labels, again)
+            found = verdicts(kept / inputs, x, p, labels, again)
             if x is not None and p is not None:  # peers that are given one of them, too
                 found |= stored(kept / name, methods.FEATURES)
                 found |= stored(kept / PROBABILITIES, methods.SHARED)
-            table = measured(found, given.wrong)
+            table = measured(found, wrong)
             results.setdefault(args.half, {}).setdefault(inputs, {})[level] = table
             show(f"{args.half}, {inputs}, {level}", table)
     if args.half == "report":

@@ -29,14 +29,6 @@ BATCH = 32
 Network = Callable[[Tensor], Tensor]
 
 
-class Labelled(NamedTuple):
-    """Features (N, F), labels as given (N,) and which of them are wrong (N,)."""
-
-    features: Tensor
-    labels: Tensor
-    wrong: np.ndarray
-
-
 class Digits(NamedTuple):
     """MNIST's test set: pixels, labels, a network's probabilities (N, 10); and which
     samples people have verified, and which of these have a wrong label, (N,).
@@ -49,29 +41,23 @@ class Digits(NamedTuple):
     wrong: np.ndarray
 
 
-def photographs(
-    networks: tuple[str, ...], level: str, half: str, root: Path, cache: Path
-) -> Labelled:
-    """One half with the labels of one level; the networks' features side by side.
+def features(networks: tuple[str, ...], half: str, root: Path, cache: Path) -> Tensor:
+    """Features (N, F) of one half, the networks' side by side."""
+    rows = _rows(half, root)
+    return torch.from_numpy(
+        np.hstack([_features(network, root, cache)[rows] for network in networks])
+    )
 
-    The order is a fixed random one: folds that follow it have all classes.
-    """
-    path = root / "real_labels" / "cifar10_train_human.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        answers = {row["file"]: row for row in csv.DictReader(file)}
-    stored = [_features(network, root, cache) for network in networks]
-    files = [str(file) for file in stored[0][1]]
-    if any([*map(str, names)] != files for _, names in stored):
-        raise ValueError(f"the features in {cache} are of different files: remove them")
-    kept = [i for i, file in enumerate(files) if _number(file) in HALVES[half]]
-    kept = [kept[i] for i in np.random.default_rng(0).permutation(len(kept))]
-    classes = sorted({row["true"] for row in answers.values()})
+
+def answers(level: str, half: str, root: Path) -> tuple[Tensor, np.ndarray]:
+    """Labels (N,) of one half that people gave, and which of them are wrong."""
+    images = _images(root)
+    classes = sorted({image["true"] for image in images})
     given, true = (
-        np.array([classes.index(answers[files[i]][key]) for i in kept])
+        np.array([classes.index(images[i][key]) for i in _rows(half, root)])
         for key in (level, "true")
     )
-    features = np.hstack([x[kept] for x, _ in stored])
-    return Labelled(torch.from_numpy(features), torch.from_numpy(given), given != true)
+    return torch.from_numpy(given), given != true
 
 
 def digits(root: Path) -> Digits:
@@ -90,18 +76,33 @@ def digits(root: Path) -> Digits:
     return Digits(torch.from_numpy(x), labels, p.astype(float), verified, wrong)
 
 
-def _number(file: str) -> int:
-    return int(Path(file).stem)
+def _images(root: Path) -> list[dict[str, str]]:
+    """File, true class and answers of all 20,000, sorted by file."""
+    path = root / "real_labels" / "cifar10_train_human.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: row["file"])
 
 
-def _features(network: str, root: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features of all 20,000 images and their files, from the cache or made."""
+def _rows(half: str, root: Path) -> np.ndarray:
+    """Which of all belong to the half, in a fixed random order.
+
+    Not class after class: folds that follow the order have all classes.
+    """
+    numbers = [int(Path(image["file"]).stem) for image in _images(root)]
+    kept = np.flatnonzero(np.isin(numbers, HALVES[half]))
+    return np.random.default_rng(0).permutation(kept)
+
+
+def _features(network: str, root: Path, cache: Path) -> np.ndarray:
+    """Features of all 20,000 images sorted by file, from the cache or made."""
     path = cache / f"cifar_{network}.npz"
     if not path.exists():
-        features, files = _extracted(network, root)
-        np.savez(path, features=features, files=files)
+        made, files = _extracted(network, root)
+        np.savez(path, features=made, files=files)
     stored = np.load(path)
-    return stored["features"], stored["files"]
+    if stored["files"].tolist() != [image["file"] for image in _images(root)]:
+        raise ValueError(f"{path} has features of other files; remove it")
+    return np.asarray(stored["features"])
 
 
 def _extracted(network: str, root: Path) -> tuple[np.ndarray, list[str]]:

