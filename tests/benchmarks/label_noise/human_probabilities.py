@@ -17,10 +17,10 @@ DESCRIPTION = (
     f"out of {FOLDS} stratified folds on the labels as given: one hidden layer of "
     f"{HIDDEN} with dropout {DROPOUT:g} on the standardised features of both networks "
     f"side by side, AdamW (rate {RATE:g}, weight decay {DECAY:g}, batches of {BATCH}, "
-    f"{EPOCHS} epochs, rate falling by a cosine). Of 5 and 15 epochs 5 have the higher "
-    "out-of-fold accuracy on the labels of the choice half. Not a network of the images: "
-    "a small convolutional one takes 200 CPU seconds for each level and half, and names "
-    "62% of aggregate's labels in place of 77%"
+    f"{EPOCHS} epochs, rate falling by a cosine). Of 5 and 15 epochs 5 have the "
+    "higher out-of-fold accuracy on the labels of the choice half. Not a network of "
+    "the images: a small convolutional one takes 200 CPU seconds for each level and "
+    "half, and names 62% of aggregate's labels in place of 77%"
 )
 
 
