@@ -8,6 +8,7 @@ from tests.benchmarks.label_noise import human, human_data, human_peers, human_t
 from tests.benchmarks.label_noise.human_peers import Verdict
 
 
+@pytest.mark.filterwarnings("ignore:No positive class")  # in a half of four samples
 def test_measures_of_a_ranking_and_of_flags():
     wrong = np.array([True, False, True, False])
     flagged = np.array([True, True, False, False])
