@@ -30,6 +30,7 @@ from tests.benchmarks.adversarial import table as adversarial
 from tests.benchmarks.audit import table as audit
 from tests.benchmarks.coalition import table as coalition
 from tests.benchmarks.decision_boundary import table as decision_boundary
+from tests.benchmarks.label_noise import human_table as label_noise_human
 from tests.benchmarks.label_noise import table as label_noise
 from tests.benchmarks.neighbors import table as neighbors
 from tests.benchmarks.prototypes import table as prototypes
@@ -54,6 +55,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "label-noise": label_noise.label_noise,
     "label-noise-checked": label_noise.label_noise_checked,
     "label-noise-forms": label_noise.label_noise_forms,
+    "label-noise-human": label_noise_human.label_noise_human,
+    "label-noise-human-flags": label_noise_human.label_noise_human_flags,
+    "label-noise-verified": label_noise_human.label_noise_verified,
     "prototypes": prototypes.prototypes,
     "prototype-forms": prototypes.prototype_forms,
     "criticisms": prototypes.criticisms,
@@ -70,6 +74,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
+_HUMAN = "python -m tests.benchmarks.label_noise.human"
 _SCALE = "python -m tests.benchmarks.scale.bench"
 _ACTIVE = "python -m tests.benchmarks.active_learning.bench --cache DIR/active"
 # Results that take several commands, or one that the record does not tell in full.
@@ -84,6 +89,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "'SLIC coalitions' 'coalitions of 0 steps' '30 steps, 4 noises of 0.2'",
         f"{_COALITION} --photographs 7 --methods paper",
         f"{_COALITION} --report",
+    ),
+    "label_noise_human": (
+        f"{_HUMAN} --half choice --cache DIR",
+        f"{_HUMAN} --half report --cache DIR",
     ),
     "scale": tuple(
         f"{_SCALE} {part} --cache DIR/scale"

@@ -64,15 +64,15 @@ class Peers:
     def penalty(self, labels: Tensor) -> float:
         """The C of the best five-fold accuracy."""
         y = labels.numpy()
-        accuracy = [
-            (self._held_out(y, c).argmax(axis=1) == y).mean() for c in PENALTIES
-        ]
+        accuracy = [(self.held_out(y, c).argmax(axis=1) == y).mean() for c in PENALTIES]
         return PENALTIES[int(np.argmax(accuracy))]
 
-    def scores(self, labels: Tensor, c: float, seed: int) -> dict[str, np.ndarray]:
-        """Every method's scores (N,)."""
+    def scores(
+        self, labels: Tensor, c: float, seed: int, held_out: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Every method's scores (N,); ``held_out`` where it has been made already."""
         y, rows = labels.numpy(), np.arange(len(labels))
-        held_out = self._held_out(y, c)
+        held_out = self.held_out(y, c) if held_out is None else held_out
         fitted = self._fitted(self.features, y, c)
         near = self.ranks[:, :K_VALUE].long()
         votes = np.zeros((len(y), y.max() + 1))
@@ -96,7 +96,8 @@ class Peers:
             model = LogisticRegression(C=c, max_iter=60).fit(x, y)
         return np.asarray(model.predict_proba(x))
 
-    def _held_out(self, y: np.ndarray, c: float) -> np.ndarray:
+    def held_out(self, y: np.ndarray, c: float) -> np.ndarray:
+        """Five-fold probabilities (N, C) of the logistic regression."""
         model = LogisticRegression(C=c, max_iter=60)
         with _quiet():
             return np.asarray(
