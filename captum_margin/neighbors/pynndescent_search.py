@@ -62,14 +62,18 @@ class PyNNDescentSearch:
         if metric == "cosine":
             metric = "euclidean"  # of unit rows
         points = torch.cat([rows[block].cpu() for block in rows.blocks()]).numpy()
-        # Itself is among its own, as a rule.
-        index = NNDescent(
-            points,
-            n_neighbors=min(found + 1, len(rows)),
-            metric=metric,
-            random_state=self.seed,
-            n_jobs=torch.get_num_threads(),
-        )
+        threads = torch.get_num_threads()
+        try:
+            # Itself is among its own, as a rule.
+            index = NNDescent(
+                points,
+                n_neighbors=min(found + 1, len(rows)),
+                metric=metric,
+                random_state=self.seed,
+                n_jobs=threads,
+            )
+        finally:
+            torch.set_num_threads(threads)  # Numba's start gives torch all the cores
         near, distance = (torch.from_numpy(part) for part in index.neighbor_graph)
         near, distance = near.long(), distance.float()
         own = torch.arange(len(rows))[:, None]

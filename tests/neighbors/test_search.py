@@ -319,13 +319,34 @@ def test_recall_of_a_sample_has_its_standard_error():
 def test_pynndescent_is_of_the_same_form():
     x = points(600)
     x[:20] = x[0]
+    threads = torch.get_num_threads()
     for metric in ("euclidean", "cosine"):
         indices, distances = PyNNDescentSearch(metric)(x, 5)
+        assert torch.get_num_threads() == threads
         y = x / x.norm(dim=1, keepdim=True) if metric == "cosine" else x
         expected = (y[:, None] - y[indices]).norm(dim=2)
         torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-3)
         assert not bool((indices == torch.arange(600)[:, None]).any())
         assert recall_at_k(x, indices, metric=metric).value > 0.9
+
+
+@needs_pynndescent
+def test_pynndescent_leaves_the_threads_of_torch(monkeypatch):
+    """Numba sets them when it starts, once in a process."""
+    before = torch.get_num_threads()
+
+    def starting(*_args, n_jobs, **_options):
+        assert n_jobs == before
+        torch.set_num_threads(before + 1)
+        raise ArithmeticError
+
+    monkeypatch.setattr("pynndescent.NNDescent", starting)
+    try:
+        with pytest.raises(ArithmeticError):
+            PyNNDescentSearch()(points(100), 3)
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["faiss", "pynndescent"])
