@@ -23,7 +23,14 @@ from captum_margin.influence.samples import ClassNames, Samples, as_labels
 from captum_margin.influence.settings import Settings, SettingsOptions, as_points
 from captum_margin.signal import Graph, HighPass
 from captum_margin.signal._kernel_ridge import AllVotes
-from captum_margin.signal._votes import ROUNDS, Voter, combined, neighbor_voter
+from captum_margin.signal._votes import (
+    ROUNDS,
+    Combined,
+    Voter,
+    combined,
+    neighbor_voter,
+)
+from captum_margin.signal.protocol import Sided, influence
 
 __all__ = ["LabelNoise", "LabelNoiseSettings"]
 
@@ -72,7 +79,8 @@ class LabelNoise(ScoresNewSamples):
       left out in turn, within [0, 1], with the penalty of the smallest left-out error;
       up to 20,000 samples learn, the others are predicted. ``regression=False`` leaves
       it out.
-    - ``pred_probs``: the probabilities of a model of your own.
+    - ``pred_probs``: the probabilities of a model of your own. Their part of the energy
+      has two channels, the label and all else: :math:`2 (1 - p_{i y_i})^2`.
 
     The weights w are the mean of equal ones and of those that bring V f nearest to f.
     T: a label that is itself contradicted is trusted less. The votes are taken three
@@ -255,7 +263,7 @@ class LabelNoise(ScoresNewSamples):
                 "have no part"
             )
         self._pred_probs = pred_probs
-        self._last_votes: tuple[Tensor, Tensor] | None = None
+        self._votes: Combined | None = None
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels
@@ -266,21 +274,22 @@ class LabelNoise(ScoresNewSamples):
         if self._is_plain(signal):
             return super()._high_pass(signal, graph, samples)
         voters = self._voters(signal, graph, samples, None)
-        votes, first, _ = combined(signal, voters, self._rounds())
-        self._last_votes = votes, first
-        return signal - votes
+        self._votes = combined(signal, voters, self._rounds())
+        return signal - self._votes.mean
 
     @override
     def _answer(self, samples: Samples) -> InfluenceResult:
         result = super()._answer(samples)
-        if self._last_votes is None or result.labels is None:
+        votes, self._votes = self._votes, None
+        if votes is None or result.labels is None:
             return result
-        votes, first = self._last_votes
-        self._last_votes = None
-        known = knowledge(result.labels, first, votes, result.scores)
+        scores = result.scores
+        if self._pred_probs is not None:
+            scores = _with_probabilities(result.function, votes, self.used.sided)
+        known = knowledge(result.labels, votes.first, votes.mean, scores)
         if not bool(known.known.any()):
             _warn_of_no_knowledge(known)
-        return replace(result, knowledge=known)
+        return replace(result, scores=scores, knowledge=known)
 
     @override
     def _filter_new(self, signal: Tensor, extended: Extended) -> Tensor:
@@ -294,7 +303,7 @@ class LabelNoise(ScoresNewSamples):
         count = len(extended.fitted)
         samples = Samples(features=extended.fitted)
         voters = self._voters(signal, extended.graph, samples, extended.new)
-        votes, *_ = combined(signal[:count], voters, self._rounds())
+        votes = combined(signal[:count], voters, self._rounds()).mean
         return (signal - votes)[count:]
 
     def _is_plain(self, signal: Tensor) -> bool:
@@ -327,6 +336,22 @@ class LabelNoise(ScoresNewSamples):
             warn_of_learnt_labels(given, samples.labels)
             voters.append(lambda _: given)
         return voters
+
+
+def _with_probabilities(f: Tensor, votes: Combined, sided: Sided) -> Tensor:
+    """The energy, where the last voter are probabilities; (N,).
+
+    Of them there are two channels: the given class, and all others as one. How a model
+    shares out what it does not give to the label says little.
+    """
+    own = (votes.each[-1] * f).sum(dim=1)
+    weight = votes.weights[-1]
+    scores = weight * 2 * (1 - own).square()
+    if len(votes.weights) > 1:
+        rest = votes.weights[:-1] / votes.weights[:-1].sum()
+        others = torch.tensordot(rest, votes.each[:-1], 1)
+        scores = scores + (1 - weight) * influence(f - others, sided)
+    return scores
 
 
 def _warn_of_no_knowledge(known: Knowledge) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from captum_margin.signal.graph import Graph
 from captum_margin.signal.high_pass import HighPass
 
-__all__ = ["ROUNDS", "Voter", "combined", "neighbor_voter", "trust_in"]
+__all__ = ["ROUNDS", "Combined", "Voter", "combined", "neighbor_voter", "trust_in"]
 
 # Times that votes are taken where labels are trusted as far as the last ones agree.
 ROUNDS = 3
@@ -54,9 +55,24 @@ def neighbor_voter(layer: HighPass, graph: Graph, n_labelled: int) -> Voter:
     return vote
 
 
-def combined(
-    f: Tensor, voters: Sequence[Voter], rounds: int
-) -> tuple[Tensor, Tensor, Tensor]:
+class Combined(NamedTuple):
+    """Several votes and their mean.
+
+    Args:
+        mean (Tensor): Of all voters in the last round, (N, C), or (N + M, C) with new
+            samples behind.
+        first (Tensor): Likewise of the first round, in which all labels are trusted.
+        each (Tensor): Votes of each voter in the last round, (V, N, C).
+        weights (Tensor): Of each voter in the mean, (V,), found in the first round.
+    """
+
+    mean: Tensor
+    first: Tensor
+    each: Tensor
+    weights: Tensor
+
+
+def combined(f: Tensor, voters: Sequence[Voter], rounds: int) -> Combined:
     """The mean of all votes, when contradicted labels are trusted less.
 
     Args:
@@ -64,10 +80,6 @@ def combined(
         voters (sequence of Voter): At least one.
         rounds (int): 1: all labels are trusted. More: each round trusts labels as far
             as the votes of the round before agree with them.
-
-    Returns:
-        Votes of the last round and of the first, of the shape that the voters give;
-        and the weight of each voter, (V,), found in the first round.
     """
     trust = torch.ones_like(f[:, :1])
     first = weights = None
@@ -79,7 +91,7 @@ def combined(
         first = mean if first is None else first
         trust = trust_in(f, mean[: len(f)])
     assert first is not None and weights is not None
-    return mean, first, weights
+    return Combined(mean, first, votes, weights)
 
 
 def trust_in(f: Tensor, votes: Tensor) -> Tensor:
