@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.signal._kernel import BLOCK_NUMBERS, distance_blocks
-from captum_margin.signal._sparse_rows import SparseRows
+from captum_margin.signal._sparse_rows import SparseRows, square_norms
 
 # The regression learns from so many samples at most, and its functions are sums of
 # bumps around so many of these. On 10,000 images with people's mistakes 2,048 landmarks
@@ -62,8 +62,12 @@ class KernelRidge:
         values, axes = torch.linalg.eigh(scatter)
         self._axes = axes.to(features)
         self.features = features @ self._axes  # (L, R), along the principal axes
-        # Identical points have no axes, and get the mean of the others.
-        largest = values[-1].clamp(min=torch.finfo(features.dtype).tiny)
+        # Kernel features have length one. Identical points have no axes but rounding:
+        # they get the mean of the others.
+        rounding = torch.finfo(features.dtype).eps * len(points)
+        if not float(values[-1]) > rounding:
+            features.zero_()
+        largest = values[-1].clamp(min=rounding)
         penalties = largest * values.new_tensor(_PENALTIES)
         inverse = 1 / (values.clamp(min=0)[:, None] + penalties)
         self.inverse = inverse.to(features)  # (R, penalties)
@@ -145,7 +149,7 @@ class AllVotes:
             votes[self._rest] = fit.predict(self._points[self._rest])
         if others is None:
             return votes
-        return torch.cat([votes, fit.predict(others)])
+        return torch.cat([votes, fit.predict(others.to(self._points.dtype))])
 
 
 def kernel_values(points: Any, landmarks: Any, gamma: float) -> Tensor:
@@ -162,10 +166,18 @@ def _of(points: Any) -> Iterator[Any]:
 
 
 def _square_width(points: Any) -> float:
-    """The squared median distance of two of the points; 1 if all are the same."""
+    """The squared median distance of two of the points; 1 if all are the same.
+
+    Points that only rounding tells apart are the same: else the bumps around many
+    duplicates would be as narrow as that.
+    """
     _, square = next(distance_blocks(points, points, len(points)))
+    eps, norm = 8 * torch.finfo(points.dtype).eps, float(square_norms(points).max())
+    # Of the points, and of their distances, which sparse ones do not centre.
+    is_sparse = isinstance(points, SparseRows)
+    rounding = eps**2 * norm + eps * (norm if is_sparse else float(square.max()))
     pairs = square[torch.ones_like(square, dtype=torch.bool).triu(diagonal=1)]
-    apart = pairs[pairs > 0]
+    apart = pairs[pairs > rounding]
     return float(apart.median()) if apart.numel() else 1.0
 
 

@@ -45,65 +45,11 @@ def shifted(weights: np.ndarray, f: np.ndarray, shift: str) -> np.ndarray:
     return out
 
 
-def linear_votes(points: np.ndarray, f: np.ndarray) -> np.ndarray:
-    """Every row of f by a ridge regression on all others, anew for each.
-
-    The penalties are 4^-7, .., 4^2 times the largest eigenvalue of the scatter matrix;
-    the one of the smallest error counts.
-    """
-    n, width = points.shape
-    centred = points - points.mean(axis=0)
-    largest = np.linalg.eigvalsh(centred.T @ centred).max()
-    x = np.hstack([points, np.ones((n, 1))])
-    best, least = f, np.inf
-    for power in range(-7, 3):
-        penalty = np.diag([4.0**power * largest] * width + [0.0])  # not the constant
-        votes = np.zeros_like(f)
-        for i in range(n):
-            rest = np.arange(n) != i
-            normal = x[rest].T @ x[rest] + penalty
-            votes[i] = x[i] @ np.linalg.solve(normal, x[rest].T @ f[rest])
-        if ((f - votes) ** 2).sum() < least:
-            best, least = votes, ((f - votes) ** 2).sum()
-    return best
-
-
-def label_noise(
-    weights: np.ndarray,
-    labels: np.ndarray,
-    shift: str,
-    trusted: bool,
-    points: np.ndarray | None = None,
-) -> np.ndarray:
-    """Squared length of f - V T f, with T = 1 or the trust in each label.
-
-    V f is A f, or with points s A f + (1 - s) L f, L f being their linear votes within
-    [0, 1], and s what brings V f nearest to f before there is trust.
-    """
+def unexplained(weights: np.ndarray, labels: np.ndarray, shift: str) -> np.ndarray:
+    """Squared length of f - A f of the labels as one-hot rows."""
     f = np.zeros((len(labels), int(labels.max()) + 1))
     f[np.arange(len(labels)), labels] = 1
-    near = shifted(weights, f, shift)
-    votes, share = near, 1.0
-    if points is not None:
-        line = linear_votes(points, f).clip(0, 1)
-        share = least_squares_share(f, near, line)
-        votes = share * near + (1 - share) * line
-    if trusted:
-        trust = np.ones(len(labels))
-        for j, label in enumerate(labels):
-            trust[j] = votes[j, label] / votes[j].max()
-        votes = share * shifted(weights, trust[:, None] * f, shift)
-        if points is not None:
-            line = linear_votes(points, trust[:, None] * f).clip(0, 1)
-            votes = votes + (1 - share) * line
-    return ((f - votes) ** 2).sum(axis=1)
-
-
-def least_squares_share(f: np.ndarray, near: np.ndarray, line: np.ndarray) -> float:
-    """The s in [0, 1] of the smallest |f - s near - (1 - s) line|²."""
-    difference, target = (near - line).ravel(), (f - line).ravel()
-    (share,) = np.linalg.lstsq(difference[:, None], target, rcond=None)[0]
-    return float(np.clip(share, 0, 1))
+    return ((f - shifted(weights, f, shift)) ** 2).sum(axis=1)
 
 
 def paper(weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
