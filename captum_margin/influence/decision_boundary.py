@@ -13,7 +13,8 @@ from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import ScoresNewSamples
 from captum_margin.influence.samples import ClassNames, Samples
 from captum_margin.influence.settings import Settings, SettingsOptions
-from captum_margin.signal import Graph
+from captum_margin.signal import Graph, HighPass
+from captum_margin.signal._votes import neighbor_voter
 
 __all__ = [
     "DecisionBoundary",
@@ -62,7 +63,8 @@ class DecisionBoundary(ScoresNewSamples):
     .. math:: I(i) = \| f(i) - (A^p f)(i) \|^2
 
     With the default settings A is the symmetric shift over a graph of k = 30 neighbours
-    by cosine with Gaussian weights.
+    by cosine with Gaussian weights, and votes that add up to more than one, at hubs
+    that are near to more samples than they are, are divided by their sum.
 
     In the last hidden layer the decision is linear, and neighbours there mostly repeat
     it: the top is then near the boundary, as that of entropy is. Neighbours in an
@@ -163,6 +165,13 @@ class DecisionBoundary(ScoresNewSamples):
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels
         return class_signal(samples.labels, graph, disagreement=self.paper)
+
+    @override
+    def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
+        if self.paper or self.function is not None or signal.dim() == 1:
+            return super()._high_pass(signal, graph, samples)
+        layer = HighPass(self.used.shift, self.used.hops, isolated=self.used.isolated)
+        return signal - neighbor_voter(layer, graph, graph.num_nodes)(signal)
 
     def _extract(self, show_progress: bool) -> Samples:
         samples = super()._extract(show_progress)
