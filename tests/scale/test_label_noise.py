@@ -141,7 +141,7 @@ def test_killed_anywhere_the_scores_are_the_same(tmp_path, monkeypatch):
             found = label_noise(x, y, path, **options)
         except KeyboardInterrupt:
             kills += 1
-    assert kills > 2 * len(names) and len(work) <= len(steps) + kills
+    assert kills >= 2 * len(names) and len(work) <= len(steps) + kills
     assert torch.equal(found.scores, whole.scores)
     assert contents(path) == contents(tmp_path / "whole")
 
