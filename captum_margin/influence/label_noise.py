@@ -286,7 +286,7 @@ class LabelNoise(ScoresNewSamples):
         scores = result.scores
         if self._pred_probs is not None:
             scores = _with_probabilities(result.function, votes, self.used.sided)
-        known = knowledge(result.labels, votes.first, votes.mean, scores)
+        known = knowledge(result.labels, votes.first, votes.mean)
         if not bool(known.known.any()):
             _warn_of_no_knowledge(known)
         return replace(result, scores=scores, knowledge=known)
