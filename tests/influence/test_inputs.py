@@ -279,7 +279,7 @@ def test_a_neighbour_graph_of_distances_is_as_its_features():
     assert (csr.data == 0).any()
     for bandwidth in (None, 0.5):
         options = {"bandwidth": bandwidth, "metric": "euclidean"}
-        noise = LabelNoise.from_features(x, labels, k=6, linear=False, **options)
+        noise = LabelNoise.from_features(x, labels, k=6, regression=False, **options)
         expected = noise.result()
         result = LabelNoise.from_graph(csr, labels, **options).result()
         assert torch.equal(result.graph.edge_index, expected.graph.edge_index)

@@ -128,7 +128,7 @@ def test_long_edges_keep_a_weight(dtype, given):
     x = torch.cat([torch.arange(8.0), torch.tensor([900.0])])[:, None].to(dtype)
     backend = find_neighbors(x, 2) if given else "auto"
     options = {"k": 2, "bandwidth": 0.5, "metric": "euclidean", "backend": backend}
-    noise = LabelNoise.from_features(x, [0, 1] * 4 + [0], linear=False, **options)
+    noise = LabelNoise.from_features(x, [0, 1] * 4 + [0], regression=False, **options)
     graph = noise.result().graph
     assert graph.edge_weight.dtype == dtype
     assert bool((graph.edge_weight > 0).all())

@@ -11,6 +11,7 @@ from captum_margin.neighbors import find as find_module
 from tests.influence.test_inputs import image_data, net
 from tests.influence.test_scores import blobs, with_flips
 from tests.reference import influence_reference as reference
+from tests.reference import label_noise_reference as noise_reference
 
 
 def unit(x):
@@ -47,63 +48,45 @@ def shifted_new(weights, fitted_weights, f, shift):
     return weights / degree @ f
 
 
-def ridge(points, f, new):
-    """Votes of the regression on all fitted points whose own votes err least."""
-    centred = points - points.mean(axis=0)
-    largest = np.linalg.eigvalsh(centred.T @ centred).max()
-    x = np.hstack([points, np.ones((len(points), 1))])
-    y = np.hstack([new, np.ones((len(new), 1))])
-    best, least = None, np.inf
-    for power in range(-7, 3):
-        penalty = np.diag([4.0**power * largest] * points.shape[1] + [0.0])
-        error = 0.0
-        for i in range(len(x)):
-            rest = np.arange(len(x)) != i
-            normal = x[rest].T @ x[rest] + penalty
-            slope = np.linalg.solve(normal, x[rest].T @ f[rest])
-            error += ((f[i] - x[i] @ slope) ** 2).sum()
-        if error < least:
-            slope = np.linalg.solve(x.T @ x + penalty, x.T @ f)
-            best, least = y @ slope, error
-    return best
-
-
-def label_noise(x, labels, new, new_labels, k, metric, bandwidth, shift, trusted, line):
+def label_noise(
+    x, labels, new, new_labels, k, metric, bandwidth, shift, trusted, regression
+):
     fitted = reference.neighbor_weights(x, k, metric, bandwidth)
     weights = new_weights(x, new, k, metric, bandwidth)
     points, others = (unit(x), unit(new)) if metric == "cosine" else (x, new)
-    f = one_hot(labels)
-    near, share = reference.shifted(fitted, f, shift), 1.0
-    votes = near
-    if line:
-        own = reference.linear_votes(points, f).clip(0, 1)
-        share = reference.least_squares_share(f, near, own)
-        votes = share * near + (1 - share) * own
-    if trusted:
-        trust = votes[np.arange(len(f)), labels] / votes.max(axis=1)
-        f = trust[:, None] * f
-    votes = share * shifted_new(weights, fitted, f, shift)
-    if line:
-        votes = votes + (1 - share) * ridge(points, f, others).clip(0, 1)
-    return ((one_hot(new_labels) - votes) ** 2).sum(axis=1)
+
+    def neighbors(f):
+        own = noise_reference.neighbor_votes(fitted, f, shift)
+        total = shifted_new(weights, fitted, np.ones((len(f), 1)), shift)
+        return np.vstack(
+            [own, shifted_new(weights, fitted, f, shift) / np.maximum(total, 1)]
+        )
+
+    voters = [neighbors]
+    if regression:
+        voters.append(lambda f: noise_reference.all_votes(points, f, others).clip(0, 1))
+    votes, _ = noise_reference.rounds_of_votes(
+        one_hot(labels), voters, 3 if trusted else 1
+    )
+    return ((one_hot(new_labels) - votes[len(x) :]) ** 2).sum(axis=1)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("bandwidth", [None, 0.5])
 @pytest.mark.parametrize("shift", ["symmetric", "random_walk"])
-@pytest.mark.parametrize(("trusted", "linear"), [(True, True), (False, False)])
+@pytest.mark.parametrize(("trusted", "regression"), [(True, True), (False, False)])
 def test_new_samples_are_scored_by_the_formula(
-    metric, bandwidth, shift, trusted, linear
+    metric, bandwidth, shift, trusted, regression
 ):
     x, labels = blobs(9, spread=1.2)
     labels, _ = with_flips(labels, n=3)
     new, new_labels = blobs(4, seed=3, spread=1.2)
     options = {"k": 5, "metric": metric, "bandwidth": bandwidth, "shift": shift}
-    options |= {"trusted": trusted, "linear": linear}
+    options |= {"trusted": trusted, "regression": regression}
     scores = LabelNoise.from_features(x, labels, **options).score(new, new_labels)
     expected = label_noise(
         *(v.numpy() for v in (x, labels, new, new_labels)),
-        *(5, metric, bandwidth, shift, trusted, linear),
+        *(5, metric, bandwidth, shift, trusted, regression),
     )
     torch.testing.assert_close(scores, torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
 

@@ -62,7 +62,7 @@ def test_predicted_is_by_the_votes_that_the_scores_are_of():
     """Those of a planted mistake's neighbours may not be alone in the vote."""
     x, labels = blobs(30, spread=0.6)
     flipped, wrong = with_flips(labels, n=9)
-    for options in ({}, {"linear": False}, {"trusted": False}):
+    for options in ({}, {"regression": False}, {"trusted": False}):
         result = LabelNoise.from_features(x, flipped, k=8, **options).result()
         votes = result.function - result.filtered
         assert result.predicted().tolist() == votes.argmax(dim=1).tolist()

@@ -30,7 +30,7 @@ def gaussian_kernel(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def gamma_of(points: np.ndarray) -> float:
-    """1 / 2 σ², σ the median distance of two points that differ; 1/2 if none do."""
+    """1 / 2 s², s the median distance of two points that differ; 1/2 if none do."""
     apart = square_distances(points, points)[np.triu_indices(len(points), 1)]
     apart = np.sort(apart[apart > 0])
     return 0.5 / apart[(len(apart) - 1) // 2] if len(apart) else 0.5
@@ -49,7 +49,7 @@ def nystrom(
 def ridge(
     among: np.ndarray, f: np.ndarray, to: np.ndarray, penalty: float
 ) -> np.ndarray:
-    """Kernel ridge with a free constant: α and b of (K + λ 1) α + b = f, Σ α = 0.
+    """Kernel ridge with a free constant: (K + λ 1) a + b = f, where a adds up to 0.
 
     Args:
         among: Kernel (L, L) of those who are learnt from.
@@ -58,7 +58,7 @@ def ridge(
         penalty: λ.
 
     Returns:
-        to α + b, (n, C).
+        to a + b, (n, C).
     """
     n = len(among)
     system = np.ones((n + 1, n + 1))

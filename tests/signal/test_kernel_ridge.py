@@ -89,7 +89,7 @@ def test_points_that_only_rounding_tells_apart_are_identical(n):
 
 
 def test_duplicates_do_not_narrow_the_bumps():
-    """σ is the median distance of those that differ, not of rounding."""
+    """Their width is the median distance of those that differ, not of rounding."""
     x, f = problem(20)
     thrice, values = x.repeat(3, 1) + 1000, f.repeat(3, 1)
     expected = reference.all_votes(thrice.numpy(), values.numpy())
