@@ -143,7 +143,10 @@ def assert_self_contained(page, folder):
 
 
 def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
-    status, output, error = run(folder, "--weights", weights, "--batch-size", 5)
+    cosine = "--metric", "cosine"
+    status, output, error = run(
+        folder, "--weights", weights, "--batch-size", 5, *cosine
+    )
     assert (status, error) == (0, "")
     out = tmp_path / "out"
     rows = table(out / "suspects.csv")
@@ -208,7 +211,7 @@ def test_a_folder_with_planted_mistakes(run, quick, folder, weights, tmp_path):
 
     # What was computed once serves again.
     again = tmp_path / "again"
-    assert run(out / "features.npz", "--out", again)[0] == 0
+    assert run(out / "features.npz", "--out", again, *cosine)[0] == 0
     assert table(again / "suspects.csv") == rows
     assert Page(again / "index.html").of("img") == []
 
@@ -243,33 +246,43 @@ def test_splits_of_a_folder_reach_tables_and_features(run, quick, weights, tmp_p
     assert table(tmp_path / "again" / "suspects.csv") == rows
 
 
-def test_the_questions_are_those_of_the_library(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_questions_are_those_of_the_library(run, metric, monkeypatch, tmp_path):
     generator = np.random.default_rng(0)
     labels = np.repeat([2, 10, 30], 50)
     features = generator.normal(labels[:, None] / 12, 1, (150, 6)).astype(np.float32)
     np.savez(tmp_path / "data.npz", features=features, labels=labels)
-    assert run(tmp_path / "data.npz", "--prototypes", 9)[0] == 0
+    options = "--prototypes", 9, "--metric", metric
+    assert run(tmp_path / "data.npz", *options)[0] == 0
     out = tmp_path / "out"
+    if metric == "euclidean":
+        scaled = features.astype(float) - features.mean(axis=0, dtype=float)
+        features = (scaled / scaled.std(axis=0)).astype(np.float32)
+        points = features
+    else:
+        points = features / np.linalg.norm(features, axis=1, keepdims=True)
 
     def ranked(name):
         return [int(row["name"].split()[1]) for row in table(out / f"{name}.csv")]
 
-    noise = LabelNoise.from_features(features, labels, k=25).result()
+    noise = LabelNoise.from_features(features, labels, k=25, metric=metric).result()
     assert ranked("suspects") == noise.ranking().tolist()
     decided = noise.predicted()
-    boundary = DecisionBoundary.from_features(features, decided, k=25).result()
+    boundary = DecisionBoundary.from_features(
+        features, decided, k=25, metric=metric
+    ).result()
     assert ranked("boundary") == boundary.ranking().tolist()
-    criticisms = Prototypes.from_features(features, decided, k=2)  # 5% of 50
+    criticisms = Prototypes.from_features(points, decided, k=2)  # 5% of 50
     assert ranked("criticisms") == criticisms.result().ranking().tolist()
     clean = (decided == noise.labels).nonzero()[:, 0]
     assert len(clean) < 150
-    # Of the neighbours of all, which were searched for the criticisms, the clean ones.
-    length = np.linalg.norm(features[:, None] - features, axis=2)
+    # Of the neighbours of all, which are searched once, the clean ones.
+    length = np.linalg.norm(points[:, None] - points, axis=2)
     np.fill_diagonal(length, np.inf)
     joined = np.zeros((150, 150), bool)
     np.put_along_axis(joined, length.argsort(axis=1)[:, :25], True, axis=1)
     joined = torch.from_numpy(joined)[clean][:, clean]
-    prototypes = Prototypes.from_features(features[clean], decided[clean], k=25)
+    prototypes = Prototypes.from_features(points[clean], decided[clean], k=25)
     monkeypatch.setattr(
         Prototypes,
         "_neighbors",
@@ -279,7 +292,7 @@ def test_the_questions_are_those_of_the_library(run, monkeypatch, tmp_path):
     rows = table(out / "prototypes.csv")
     assert [row["class"] for row in rows] == [row["given_label"] for row in rows]
     chosen = ranked("prototypes")
-    distance = np.linalg.norm(features[:, None] - features[chosen], axis=2)
+    distance = np.linalg.norm(points[:, None] - points[chosen], axis=2)
     distance[decided.numpy()[:, None] != decided.numpy()[chosen]] = np.inf
     sizes = np.bincount(distance.argmin(axis=1), minlength=9)
     assert [int(row["stands_for"]) for row in rows] == sizes.tolist()
@@ -287,14 +300,12 @@ def test_the_questions_are_those_of_the_library(run, monkeypatch, tmp_path):
         assert float(row["first_share"]) >= float(row["second_share"])
     record = json.loads((out / "audit.json").read_text())
     assert list(record["classes"]) == ["2", "10", "30"]  # not in alphabetical order
-    searches = record["searches"]
-    assert {name: s["k"] for name, s in searches.items()} == {
-        "cosine": 25,
-        "euclidean": 25,
-    }
-    assert all(
-        (s["backend"], s["recall"]) == ("exact", None) for s in searches.values()
-    )
+    (search,) = record["searches"].items()  # one for all questions
+    assert search[0] == metric
+    told = {key: search[1][key] for key in ("k", "backend", "recall")}
+    assert told == {"k": 25, "backend": "exact", "recall": None}
+    questions_asked = record["questions"].values()
+    assert {entry["settings"]["metric"] for entry in questions_asked} == {metric}
 
 
 def test_prototypes_of_very_many_are_chosen_among_some(run, monkeypatch, tmp_path):
@@ -306,7 +317,8 @@ def test_prototypes_of_very_many_are_chosen_among_some(run, monkeypatch, tmp_pat
     drawn = torch.randperm(90, generator=torch.Generator().manual_seed(0))[:40]
     some = drawn.sort().values
     k = min(Prototypes.settings.k, 45)  # no more than half of the samples
-    chosen = Prototypes.from_features(features[some], k=k).select(5)
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    chosen = Prototypes.from_features(scaled[some], k=k).select(5)
     names = {int(row["name"].split()[1]) for row in rows}
     assert names == set(some[chosen].tolist())
     assert sum(int(row["stands_for"]) for row in rows) == 90  # of all of them

@@ -130,8 +130,9 @@ def test_small_and_odd_data_are_answered(run, tmp_path):
     """The counts are those that follow from the data, not a crash."""
     features = np.repeat(np.random.default_rng(0).normal(size=(2, 4)), 20, axis=0)
     alone = np.array(["a"] * 20 + ["b"] * 19 + ["c"])  # one against 19 duplicates
+    rare = "not known, so never called wrong: c"  # for being rare it is not
     for name, x, y, lines in [
-        ("alone", features, alone, ["40 samples in 3 classes", "suspects: 1 "]),
+        ("alone", features, alone, ["40 samples in 3 classes", "suspects: 0 ", rare]),
         ("two", np.eye(2), np.array([0, 1]), ["2 samples in 2", "suspects: 0 "]),
         ("one", features, np.zeros(40), ["one class only (0)", "40 samples, 4 feat"]),
         ("same", np.ones((6, 3)), None, ["no array named labels", "6 samples, 3"]),

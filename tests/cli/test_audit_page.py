@@ -44,7 +44,8 @@ def digits(tmp_path):
 @pytest.fixture
 def page(digits, tmp_path):
     out = tmp_path / "out"
-    assert main(["audit", str(digits), "--top", "1", "--out", str(out)]) == 0
+    options = ["--top", "1", "--metric", "cosine", "--out", str(out)]
+    assert main(["audit", str(digits), *options]) == 0
     return out / "index.html"
 
 
@@ -77,7 +78,8 @@ def test_the_block_holds_what_the_library_answers(page, digits):
         around = [near.labels.count(x) for x in ("left", "right")]
         expected = [len(near.labels), around[data["given"][i]], around[decided[i]]]
         assert data["votes"][i] == expected
-    odd = Prototypes.from_features(features, decided, k=1).result()
+    points = features / np.linalg.norm(features, axis=1, keepdims=True)
+    odd = Prototypes.from_features(points, decided, k=1).result()
     assert order(data, "criticisms") == odd.ranking().tolist()
     between = DecisionBoundary.from_features(
         features, decided, k=10, label_source="given"

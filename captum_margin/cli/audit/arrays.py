@@ -48,7 +48,9 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
             "expected numbers of shape (N, F, ...) as features (got "
             f"{used.dtype} of shape {used.shape}): {path}"
         )
-    values = used.reshape(len(used), -1).astype(np.float32, copy=False)
+    # Large whole numbers and double precision keep their digits until they are scaled.
+    kind = np.result_type(used.dtype, np.float32)
+    values = used.reshape(len(used), -1).astype(kind, copy=False)
     check_finite(values, lambda row, _: f"sample {row}")
     names = arrays.names
     if names is None:

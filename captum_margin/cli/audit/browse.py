@@ -161,7 +161,7 @@ def _near(data: AuditData, answers: Answers, listed: Tensor) -> list[list[int]]:
     kept = place[edge_index[1]] >= 0
     edge_index = edge_index[:, kept]
     if answers.suspects is None or weight is None:
-        weight = closeness(data.features, edge_index)  # other graphs weigh alike
+        weight = closeness(data.points, edge_index)  # other graphs weigh alike
     else:
         weight = weight[kept]
     edge_index = torch.stack([edge_index[0], place[edge_index[1]]])

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence.samples import as_labels
 
+_BLOCK = 2**16
+
 LABEL_NAMES = ("label", "labels")
 """What the labels are called, if the user does not say."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Brings columns to mean 0 and variance 1.
+
+    Attributes:
+        mean (Tensor): Shape (F,), float64.
+        spread (Tensor): Standard deviations, or 1 for columns that are constant.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Features (n, F) scaled, float32, a block at a time."""
+        scaled = torch.empty(values.shape, dtype=torch.float32)
+        for block, into in zip(values.split(_BLOCK), scaled.split(_BLOCK), strict=True):
+            into.copy_((block.double() - self.mean) / self.spread)
+        return scaled
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,7 @@ class AuditData:
         splits (list[str]): Of each sample the part of the data that it belongs to, such
             as "train"; empty if there are no parts.
         metric (str): What distances of the features mean something.
+        scaling (Scaling, optional): What the features have been scaled by.
         picture (Callable, optional): From an index and the height and width that
             suffice to a PIL image.
         unreadable (list[tuple[str, str]]): Names of what was left out, and why.
@@ -46,6 +71,7 @@ class AuditData:
     classes: tuple[str, ...] = ()
     splits: list[str] = field(default_factory=list)
     metric: Literal["cosine", "euclidean"] = "cosine"
+    scaling: Scaling | None = None
     picture: Callable[[int, int], Any] | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -55,6 +81,20 @@ class AuditData:
     def has_classes(self) -> bool:
         """Whether there are two classes or more, so that labels can be wrong."""
         return self.labels is not None and len(self.classes) > 1
+
+    @cached_property
+    def points(self) -> Tensor:
+        """Shape (N, F): the features so that Euclidean distances are the metric's."""
+        if self.metric == "euclidean":
+            return self.features
+        norms: Tensor = self.features.norm(dim=1, keepdim=True)
+        points: Tensor = self.features / norms.where(norms > 0, 1)
+        return points
+
+
+def half_of_a_class(labels: Tensor, share: float = 0.5) -> int:
+    """This share of the samples of the median sample's class, at least 1."""
+    return max(1, int(share * int(labels.bincount()[labels].median())))
 
 
 def as_classes(

@@ -12,8 +12,15 @@ from typing import Any
 from captum_margin.cli.audit.browse import FIRST, N_NEAR, browse
 from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.near_duplicates import Duplicates
-from captum_margin.cli.audit.questions import Answers, class_of, given_label, votes
+from captum_margin.cli.audit.questions import (
+    Answers,
+    class_of,
+    given_label,
+    unknown_classes,
+    votes,
+)
 from captum_margin.cli.output import CommandError
+from captum_margin.influence._knowledge import Knowledge
 
 _N_PAIRS = 10
 _MIN_ODD = 10
@@ -120,6 +127,8 @@ def _suspects(
             "entries": [],
             "pairs": [],
             "twins": 0,
+            "known": [],
+            "warnings": answers.warnings,
         }
     assert data.labels is not None and answers.decided is not None  # has_classes
     ranking = result.ranking()
@@ -132,6 +141,9 @@ def _suspects(
         heading = f"{len(flagged):,} of {n:,} samples {verb} that the others contradict"
     else:
         heading = f"None of {n:,} samples has a label that the others contradict"
+    known = result.knowledge
+    if known is not None and not bool(known.known.any()):
+        heading = f"Nothing is known of the labels of {n:,} samples"
     counts, _ = votes(result, data.labels, len(data.classes))
     contradicted = _contradicted(answers)
     entries = []
@@ -171,7 +183,27 @@ def _suspects(
         "entries": entries,
         "pairs": named,
         "twins": len(contradicted - {*flagged}),
+        "known": [] if known is None else _known(data, known),
+        "warnings": answers.warnings,
     }
+
+
+def _known(data: AuditData, known: Knowledge) -> list[str]:
+    """How much what is said of the labels is worth, a line each."""
+    unknown = unknown_classes(data, known)
+    if len(unknown) == len(data.classes):
+        return []  # the warning says it
+    told = f"{known}"
+    wrong = _count(known.n_wrong, "label is", "labels are")
+    lines = [f"{told[0].upper()}{told[1:]}. Probably {wrong} wrong."]
+    if unknown:
+        verb = "It does" if len(unknown) == 1 else "They do"
+        lines.append(
+            f"Of {_listed(unknown) if len(unknown) > 1 else unknown[0]} the votes know "
+            f"nothing. {verb} not stand out among the others, so no label of "
+            f"{'this class' if len(unknown) == 1 else 'these classes'} is called wrong."
+        )
+    return lines
 
 
 def _contradicted(answers: Answers) -> set[int]:

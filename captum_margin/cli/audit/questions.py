@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_margin.cli.audit.csv_files import write_ranking
-from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.data import AuditData, half_of_a_class
 from captum_margin.cli.audit.near_duplicates import (
     Duplicates,
     sort_duplicates,
@@ -29,6 +30,7 @@ from captum_margin.influence import (
     Settings,
     near_duplicates,
 )
+from captum_margin.influence._knowledge import Knowledge
 from captum_margin.neighbors import Neighbors, find_neighbors
 
 _MIN_PROTOTYPES = 20
@@ -44,20 +46,23 @@ class Answers:
     """What is known so far; None where a question was not or could not be answered.
 
     Attributes:
+        pred_probs (Tensor, optional): Class probabilities (N, C) of somebody's model.
         suspects (InfluenceResult, optional): Of :class:`LabelNoise`.
-        decided (Tensor, optional): Class numbers (N,): those that the neighbours
-            suggest, else the given ones.
+        decided (Tensor, optional): Class numbers (N,): those that the others suggest,
+            where the label is called wrong, else the given ones.
         prototypes (Tensor, optional): Indices, those that stand for most first.
         stands_for (Tensor, optional): How many samples each prototype is nearest to.
         criticisms (InfluenceResult, optional): Of :class:`Prototypes`.
         boundary (InfluenceResult, optional): Of :class:`DecisionBoundary`.
         duplicates (Duplicates, optional): The samples that are almost the same.
         errors (dict[str, str]): By question: why there is no answer.
+        warnings (list[str]): What speaks against an answer that there is, a line each.
         record (dict): By question: settings and seconds, fit for JSON.
         searches (dict): By metric: what found the neighbours, fit for JSON.
         files (list[Path]): The tables written.
     """
 
+    pred_probs: Tensor | None = None
     suspects: InfluenceResult | None = None
     decided: Tensor | None = None
     prototypes: Tensor | None = None
@@ -66,17 +71,38 @@ class Answers:
     boundary: InfluenceResult | None = None
     duplicates: Duplicates | None = None
     errors: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     searches: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     @cached_property
     def is_issue(self) -> Tensor | None:
-        """Whose label the neighbours contradict, (N,)."""
+        """Whose label the others contradict, (N,)."""
         if self.suspects is None:
             return None
         assert self.suspects.labels is not None  # LabelNoise needs them
         return self.suspects.predicted() != self.suspects.labels
+
+    def knowledge(self, data: AuditData) -> dict[str, Any] | None:
+        """What the votes know of the labels, fit for JSON."""
+        known = None if self.suspects is None else self.suspects.knowledge
+        if known is None:
+            return None
+        return {
+            "accuracy": known.accuracy,
+            "low": known.low,
+            "high": known.high,
+            "chance": known.chance,
+            "probably_wrong": known.n_wrong,
+            "unknown_classes": unknown_classes(data, known),
+        }
+
+
+def unknown_classes(data: AuditData, known: Knowledge) -> list[str]:
+    """Names of the classes that the votes do not know."""
+    pairs = zip(data.classes, known.known.tolist(), strict=True)
+    return [name for name, is_known in pairs if not is_known]
 
 
 def ask(
@@ -84,10 +110,11 @@ def ask(
     n_prototypes: int | None,
     folder: Path,
     show_progress: bool = False,
+    pred_probs: Tensor | None = None,
 ) -> Answers:
     """Asks all questions the data allow, one by one.
 
-    The neighbours are searched once for each metric. Each table is written as soon as
+    The neighbours are searched once for all. Each table is written as soon as
     its question is answered, and a question that fails does not keep the others from
     being asked. Criticisms and boundary samples go by the classes that the neighbours
     suggest: by the given ones wrong labels would top the list of the boundary, too.
@@ -99,11 +126,13 @@ def ask(
             class and 20 at least.
         folder (Path): Where the tables go.
         show_progress (bool, optional): A bar over the questions. Default: False.
+        pred_probs (Tensor, optional): Class probabilities (N, C), a further vote on the
+            labels. Default: None.
 
-    Cost: one or two searches, O(N² F) time each up to 50,000 samples and about
-    O(N sqrt(N) F) beyond, and the MMD; O(N (F + C + k)) memory.
+    Cost: one search, O(N² F) time up to 50,000 samples and about O(N sqrt(N) F) beyond,
+    the votes, and the MMD; O(N (F + C + k)) memory.
     """
-    answers = Answers(decided=data.labels)
+    answers = Answers(pred_probs=pred_probs, decided=data.labels)
     near = _Search(data, answers)
     steps = _steps(data, answers, near, n_prototypes, folder)
     for name, answer in tqdm(steps, desc="questions", disable=not show_progress):
@@ -125,10 +154,7 @@ def _steps(
     n_prototypes: int | None,
     folder: Path,
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
-    """The questions by name, in order; each gives its settings.
-
-    Those of one metric follow each other: the neighbours of one metric are kept.
-    """
+    """The questions by name, in order; each gives its settings."""
     asked = data, answers, near
     steps: list[tuple[str, Callable[[], dict[str, Any]]]] = [
         ("near duplicates", lambda: _near_duplicates(*asked, folder))
@@ -142,31 +168,28 @@ def _steps(
 
 
 class _Search:
-    """The neighbours of all samples, searched once for each metric."""
+    """The neighbours of all samples, searched once for all questions."""
 
     def __init__(self, data: AuditData, answers: Answers) -> None:
         self.data, self.answers = data, answers
-        self.found: dict[str, Neighbors] = {}
+        self.found: Neighbors | None = None
         self.seconds = 0.0
         settings = LabelNoise.settings, Prototypes.settings, DecisionBoundary.settings
         self.k = neighbors_for(data, max(used.k for used in settings))
 
-    def __call__(self, metric: Literal["cosine", "euclidean"]) -> Neighbors:
-        """As many as any question takes."""
-        if metric not in self.found:
-            self.found.clear()  # gigabytes, of millions
-            started = time.perf_counter()
-            found = find_neighbors(self.data.features, self.k, metric=metric)
-            seconds = time.perf_counter() - started
-            self.seconds += seconds
-            self.found[metric] = found
-            self.answers.searches[metric] = {
+    def __call__(self) -> Neighbors:
+        """As many as any question takes, by the metric of the data."""
+        if self.found is None:
+            data, started = self.data, time.perf_counter()
+            self.found = find_neighbors(data.features, self.k, metric=data.metric)
+            self.seconds = time.perf_counter() - started
+            self.answers.searches[data.metric] = {
                 "k": self.k,
-                "backend": found.backend,
-                "recall": found.recall and found.recall._asdict(),
-                "seconds": round(seconds, 3),
+                "backend": self.found.backend,
+                "recall": self.found.recall and self.found.recall._asdict(),
+                "seconds": round(self.seconds, 3),
             }
-        return self.found[metric]
+        return self.found
 
 
 def among(found: Neighbors, kept: Tensor) -> Neighbors:
@@ -180,10 +203,9 @@ def among(found: Neighbors, kept: Tensor) -> Neighbors:
 
 def neighbors_for(data: AuditData, at_most: int, share: float = 0.5) -> int:
     """Neighbours per sample: no more than this share of the median sample's class."""
-    size = len(data.names)
-    if data.labels is not None:
-        size = int(data.labels.bincount()[data.labels].median())
-    return min(at_most, max(1, int(share * size)))
+    if data.labels is None:
+        return min(at_most, max(1, int(share * len(data.names))))
+    return min(at_most, half_of_a_class(data.labels, share))
 
 
 def _used(settings: Settings) -> dict[str, Any]:
@@ -194,7 +216,7 @@ def _used(settings: Settings) -> dict[str, Any]:
 def _near_duplicates(
     data: AuditData, answers: Answers, near: _Search, folder: Path
 ) -> dict[str, Any]:
-    neighbors = near(data.metric)
+    neighbors = near()
     found = near_duplicates(neighbors)
     answers.duplicates = sort_duplicates(data, found)
     answers.files.append(folder / "near_duplicates.csv")
@@ -210,15 +232,20 @@ def _suspects(
         data.labels,
         k=neighbors_for(data, LabelNoise.settings.k),
         metric=data.metric,
-        backend=near(data.metric),
+        backend=near(),
+        pred_probs=answers.pred_probs,
     )
-    result = question.result()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        result = question.result()
+    answers.warnings += [str(warning.message) for warning in caught]
     answers.suspects, answers.decided = result, result.predicted()
     columns = _suspect_columns(data, result, answers.decided)
     columns |= _duplicate_columns(data, answers.duplicates)
     answers.files.append(folder / "suspects.csv")
     write_ranking(answers.files[-1], data, result.ranking().tolist(), columns)
-    return _used(question.used)
+    used = _used(question.used)
+    return used if answers.pred_probs is None else {**used, "pred_probs": True}
 
 
 def _suspect_columns(
@@ -230,10 +257,12 @@ def _suspect_columns(
     count, weight = votes(result, given, len(data.classes))
     bound = max(result.bound, float(result.scores.max()))
     share = _of(weight, predicted) / weight.sum(dim=1).clamp(min=1e-30)
+    assert result.knowledge is not None  # of two classes or more
     return {
         "given_label": class_names(data, given),
         "predicted_label": class_names(data, predicted),
         "is_label_issue": (predicted != given).tolist(),
+        "class_is_known": result.knowledge.known[given].tolist(),
         "label_score": (1 - result.scores / bound).tolist(),
         "influence": result.scores.tolist(),
         "share": share.tolist(),
@@ -263,7 +292,7 @@ def _prototypes(
     clean, backend = _prototype_candidates(data, answers, near)
     labels = None if answers.decided is None else answers.decided[clean]
     question = Prototypes.from_features(
-        data.features[clean],
+        data.points[clean],
         labels,
         k=neighbors_for(data, Prototypes.settings.k),
         backend=backend,
@@ -271,7 +300,7 @@ def _prototypes(
     if n is None:
         n = max(_MIN_PROTOTYPES, _PROTOTYPES_PER_CLASS * len(data.classes))
     chosen = clean[question.select(n)]
-    stands_for = _cell_sizes(data.features, chosen, answers.decided)
+    stands_for = _cell_sizes(data.points, chosen, answers.decided)
     order = stands_for.argsort(descending=True, stable=True)
     answers.prototypes, answers.stands_for = chosen[order], stands_for[order]
     listed, sizes = answers.prototypes.tolist(), answers.stands_for.tolist()
@@ -286,7 +315,8 @@ def _prototypes(
             "stands_for": dict(zip(listed, sizes, strict=True)),
         },
     )
-    return {"n": n, "chosen_among": len(clean), **_used(question.used)}
+    used = {**_used(question.used), "metric": data.metric}
+    return {"n": n, "chosen_among": len(clean), **used}
 
 
 def _prototype_candidates(
@@ -301,7 +331,7 @@ def _prototype_candidates(
     if issue is not None and not bool(issue.all()):
         clean = clean[~issue]
     if len(clean) <= _CHOSEN_AMONG:
-        return clean, among(near("euclidean"), clean)
+        return clean, among(near(), clean)
     drawn = torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))
     return clean[drawn[:_CHOSEN_AMONG].sort().values], "auto"  # neighbours of their own
 
@@ -311,11 +341,11 @@ def _criticisms(
 ) -> dict[str, Any]:
     # The MMD leaves the neighbourhood out, so that must be a small part of the class.
     question = Prototypes.from_features(
-        data.features,
+        data.points,
         answers.decided,
         k=neighbors_for(data, Prototypes.settings.k, share=_LEFT_OUT),
         estimate="exact" if len(data.names) <= _EXACT_UP_TO else "features",
-        backend=near("euclidean"),
+        backend=near(),
     )
     result = question.result()
     answers.criticisms = result
@@ -330,7 +360,7 @@ def _criticisms(
             "influence": result.scores.tolist(),
         },
     )
-    return _used(question.used)
+    return {**_used(question.used), "metric": data.metric}
 
 
 def _boundary(
@@ -342,7 +372,7 @@ def _boundary(
         answers.decided,
         k=neighbors_for(data, DecisionBoundary.settings.k),
         metric=data.metric,
-        backend=near(data.metric),
+        backend=near(),
         label_source="given",
     )
     result = question.result()

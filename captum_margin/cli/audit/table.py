@@ -25,9 +25,8 @@ _NAME_COLUMNS = ("", "id", "index", "name", "path", "file")  # pandas' index has
 def read_csv(path: Path, label_name: str | None) -> AuditData:
     """Reads a table: a header, columns of numbers, perhaps labels and names.
 
-    Columns have units, so each is scaled to mean 0 and variance 1. Columns of text are
-    no features. The first one called id, index, name, path or file, or without a name
-    as pandas' index is, names the samples.
+    Columns of text are no features. The first one called id, index, name, path or file,
+    or without a name as pandas' index is, names the samples.
 
     Raises:
         CommandError: If the file or a cell cannot be read, or there are no numbers.
@@ -45,17 +44,14 @@ def read_csv(path: Path, label_name: str | None) -> AuditData:
         values,
         lambda row, col: f"line {table.lines[row]}, column {table.features[col]}",
     )
-    spread = values.std(axis=0)
-    scaled = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
     codes, classes = as_classes(table.labels)
     return AuditData(
         title=path.name,
         names=table.names,
-        features=torch.from_numpy(scaled.astype(np.float32)),
-        origin=f"their {values.shape[1]:,} columns of numbers, scaled to variance 1",
+        features=torch.from_numpy(values),
+        origin=f"their {values.shape[1]:,} columns of numbers",
         labels=codes,
         classes=classes,
-        metric="euclidean",
         notes=table.notes,
         record={"columns": table.features, "label_column": table.label_name},
     )
