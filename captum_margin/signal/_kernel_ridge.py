@@ -134,8 +134,6 @@ class AllVotes:
             points = points.float()  # none of them knows more digits than that
         order = learners(len(points)).to(points.device)
         self._learners = order
-        self._rest = torch.ones(len(points), dtype=torch.bool, device=order.device)
-        self._rest[order] = False
         self._points = points
         self._regression = KernelRidge(points[order], len(points))
 
@@ -143,10 +141,11 @@ class AllVotes:
         """Votes of the shape of f (N, C); with ``others`` (M, F), theirs below."""
         f = f.to(self._regression.features)
         fit = self._regression.fit(f[self._learners])
-        votes = torch.empty_like(f)
+        if len(self._learners) < len(f):  # no copy of the points that are no learners
+            votes = fit.predict(self._points)
+        else:
+            votes = torch.empty_like(f)
         votes[self._learners] = fit.left_out
-        if bool(self._rest.any()):
-            votes[self._rest] = fit.predict(self._points[self._rest])
         if others is None:
             return votes
         return torch.cat([votes, fit.predict(others.to(self._points.dtype))])
