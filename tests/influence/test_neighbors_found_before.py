@@ -115,10 +115,13 @@ def test_a_result_of_exact_neighbours_or_none_tells_that(data):
     x, labels = data
     exact = LabelNoise.from_features(x, labels, k=3).result()
     assert (exact.backend, exact.recall) == ("exact", None)
-    assert repr(exact).endswith("edges, neighbours by exact search)")
+    knows = str(exact.knowledge)
+    assert repr(exact).endswith(f"edges, neighbours by exact search, {knows})")
     given = LabelNoise.from_graph(exact.graph, labels).result()
     assert (given.backend, given.recall) == (None, None)
-    assert repr(given).endswith("edges)")
+    assert repr(given).endswith(f"edges, {given.knowledge})")
+    boundary = DecisionBoundary.from_features(x, labels, k=3).result()
+    assert repr(boundary).endswith("edges, neighbours by exact search)")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -15,12 +15,14 @@ from captum_margin.signal import Graph
 from tests.influence.test_scores import blobs, with_flips
 
 
+LABELS = ["dog", "cat", "cat", "dog", "cat", "dog"]
+
+
 def star(weights=(0.2, 0.9, 0.5, 0.9), **options):
     """Sample 0 joined to 1 .. 4; sample 5 alone."""
     edges = torch.tensor([[0, 0, 0, 0], [1, 2, 3, 4]])
     graph = Graph(edges, torch.tensor(weights), 6)
-    labels = ["dog", "cat", "cat", "dog", "cat", "dog"]
-    return LabelNoise.from_graph(graph, labels, **options)
+    return LabelNoise.from_graph(graph, LABELS, **options)
 
 
 def test_neighbours_come_by_weight():
@@ -45,7 +47,8 @@ def test_scores_are_put_in_words():
 
 
 def test_predicted_is_the_weighted_majority_and_ties_are_for_the_given():
-    names = star(trusted=False).result()
+    noise = star()
+    names = DecisionBoundary.from_graph(noise.result().graph, LABELS).result()
     assert [names.classes[c] for c in names.predicted().tolist()] == [
         "cat",
         "dog",
@@ -54,8 +57,13 @@ def test_predicted_is_the_weighted_majority_and_ties_are_for_the_given():
         "dog",
         "dog",
     ]
-    tied = LabelNoise.from_graph(torch.tensor([[0, 0], [1, 2]]), [1, 0, 1]).result()
+    edges = torch.tensor([[0, 0], [1, 2]])
+    tied = DecisionBoundary.from_graph(edges, [1, 0, 1]).result()
     assert tied.predicted().tolist() == [1, 1, 1]
+    # Votes of which nothing is known call no label wrong.
+    with pytest.warns(UserWarning, match="nothing is known of the labels"):
+        result = star().result()
+    assert torch.equal(result.predicted(), result.labels)
 
 
 def test_predicted_is_by_the_votes_that_the_scores_are_of():
@@ -64,9 +72,15 @@ def test_predicted_is_by_the_votes_that_the_scores_are_of():
     flipped, wrong = with_flips(labels, n=9)
     for options in ({}, {"regression": False}, {"trusted": False}):
         result = LabelNoise.from_features(x, flipped, k=8, **options).result()
-        votes = result.function - result.filtered
-        assert result.predicted().tolist() == votes.argmax(dim=1).tolist()
-    assert (result.predicted()[wrong] == labels[wrong]).float().mean() > 0.8
+        votes, known = result.function - result.filtered, result.knowledge
+        assert known.known.all()
+        outvoted = votes.argmax(dim=1) != flipped
+        ranking = result.scores.argsort(descending=True).tolist()
+        called = [i for i in ranking if outvoted[i]][: known.n_wrong]
+        expected = flipped.clone()
+        expected[called] = votes.argmax(dim=1)[called]
+        assert result.predicted().tolist() == expected.tolist()
+        assert (result.predicted()[wrong] == labels[wrong]).float().mean() > 0.8
     paper = LabelNoise.from_features(x, flipped, k=8, paper=True).result()
     source, target = paper.graph.edge_index
     count = torch.zeros(len(x), 3).index_put_(
