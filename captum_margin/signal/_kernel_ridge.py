@@ -68,7 +68,7 @@ class KernelRidge:
         """The regression of f (L, C), with the penalty of the least left-out error."""
         mean = f.mean(dim=0)
         cross = self.features.T @ (f - mean)
-        best: tuple[float, Tensor, Tensor] | None = None
+        best: tuple[float, int, Tensor, Tensor] | None = None
         for at in range(self.inverse.size(1)):
             slope = self.inverse[:, at, None] * cross
             own = self.leverage[:, at, None]
@@ -77,10 +77,15 @@ class KernelRidge:
             left_out = (self.features @ slope + mean - own * f) / rest
             error = float((f - left_out).square().sum())
             if best is None or error < best[0]:
-                best = error, slope, left_out
+                best = error, at, slope, left_out
         assert best is not None  # there are penalties
-        turned = self._axes @ best[1]
-        return Fit(self, self._map @ turned, mean - self.centre @ turned, best[2])
+        _, at, slope, left_out = best
+        return Fit(self, at, slope, mean, f - left_out, left_out)
+
+    def of_landmarks(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """From a slope along the axes (R, C) to the bumps' (M, C), and a shift (C,)."""
+        turned = self._axes @ slope
+        return self._map @ turned, self.centre @ turned
 
     def _values(self, points: Any) -> Tensor:
         """Of the kernel, between some points and the landmarks, (n, M)."""
@@ -93,23 +98,46 @@ class Fit:
 
     Args:
         regression (KernelRidge): Whose landmarks it has.
-        slope (Tensor): Of each landmark, (M, C).
-        intercept (Tensor): Shape (C,).
+        penalty (int): Which of its penalties.
+        axes_slope (Tensor): Along its principal axes, (R, C).
+        mean (Tensor): What it says in the mean, (C,).
+        surprise (Tensor): f less ``left_out``, (L, C).
         left_out (Tensor): What the regression on all other learners predicts for each
             learner, (L, C).
+
+    Attributes:
+        slope (Tensor): Of each landmark, (M, C).
+        intercept (Tensor): Shape (C,).
     """
 
     def __init__(
         self,
         regression: KernelRidge,
-        slope: Tensor,
-        intercept: Tensor,
+        penalty: int,
+        axes_slope: Tensor,
+        mean: Tensor,
+        surprise: Tensor,
         left_out: Tensor,
     ) -> None:
         self.regression = regression
-        self.slope = slope
-        self.intercept = intercept
         self.left_out = left_out
+        self._penalty, self._axes_slope, self._mean = penalty, axes_slope, mean
+        self._surprise = surprise
+        self.slope, shift = regression.of_landmarks(axes_slope)
+        self.intercept = mean - shift
+
+    def without(self, row: int) -> Fit:
+        """The regression of the same penalty on all learners but one, exactly."""
+        regression, surprise = self.regression, self._surprise[row]
+        pull = regression.features[row] * regression.inverse[:, self._penalty]
+        return Fit(
+            regression,
+            self._penalty,
+            self._axes_slope - pull[:, None] * surprise,
+            self._mean - surprise / len(regression.features),
+            self._surprise,
+            self.left_out,
+        )
 
     def predict(self, points: Any) -> Tensor:
         """For points that are no learners, (n, C)."""
@@ -141,15 +169,24 @@ class AllVotes:
 
     def __call__(self, f: Tensor, others: Any = None) -> Tensor:
         """Votes of the shape of f (N, C); with ``others`` (M, F), theirs below."""
-        f = f.to(self._regression.features)
-        fit = self._regression.fit(f[self._learners])
-        votes = torch.empty_like(f)
+        fit = self.fit(f)
+        votes = torch.empty(f.shape, dtype=fit.left_out.dtype, device=f.device)
         votes[self._learners] = fit.left_out
         if bool(self._rest.any()):
             votes[self._rest] = fit.predict(self._points[self._rest])
         if others is None:
             return votes
-        return torch.cat([votes, fit.predict(others)])
+        both: Tensor = torch.cat([votes, fit.predict(others)])
+        return both
+
+    def fit(self, f: Tensor) -> Fit:
+        """The regression of f (N, C), which the learners' part of it makes."""
+        return self._regression.fit(f.to(self._regression.features)[self._learners])
+
+    def without(self, fit: Fit, i: int) -> Fit:
+        """What :meth:`fit` gave, but not learnt from sample i."""
+        row = (self._learners == i).nonzero()
+        return fit.without(int(row)) if len(row) else fit
 
 
 def _of(points: Any) -> Iterator[Any]:
