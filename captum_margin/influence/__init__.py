@@ -19,6 +19,7 @@ from captum_margin.influence.adversarial import AdversarialStatistics
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.decision_boundary import DecisionBoundary
 from captum_margin.influence.duplicates import DuplicateGroups, near_duplicates
+from captum_margin.influence.evidence import Evidence
 from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.influence.label_noise import LabelNoise
 from captum_margin.influence.node_transform import SelectNodes
@@ -36,6 +37,7 @@ __all__ = [
     "AdversarialStatistics",
     "DecisionBoundary",
     "DuplicateGroups",
+    "Evidence",
     "InfluenceResult",
     "KMostInfluentialResults",
     "LabelNoise",

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Knowledge", "contradicted", "knowledge"]
 
 # Chance that votes which know nothing of a class pass for knowing it.
-_LEVEL = 0.001
+_LEVEL = 0.01
 # Share of the votes that is enough for any class; of 0.5 to 1, what flags most nearly
 # as many as are wrong on USPS, MNIST, Enron, cats and dogs, and people's mistakes.
 _ENOUGH = 0.7
@@ -32,8 +32,9 @@ class Knowledge(NamedTuple):
         chance (float): The share of the largest class: who always names it is right so
             often.
         known (Tensor): Of each class, (C,) bool: whether its samples get more votes for
-            it than others do (Mann-Whitney U test, level 0.001). No label of a class
-            that is not known is called wrong.
+            it than others do (Mann-Whitney U test, level 0.01; where the accuracy is
+            above chance for certain, more likely than not). No label of a class that is
+            not known is called wrong.
         n_wrong (int): Labels that are probably wrong, counted by the confident joint
             (Northcutt, Jiang, Chuang, JAIR 2021, section 3.1) of the votes. Unlike
             there, 70% of the votes are enough for any class.
@@ -69,12 +70,14 @@ def knowledge(labels: Tensor, first: Tensor, votes: Tensor) -> Knowledge:
     others = first.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     right = int((own > others).sum())
     interval = binomtest(right, n).proportion_ci(method="wilson")
-    known = _known(labels.cpu().numpy(), first.double().cpu().numpy())
+    chance = float(sizes.max()) / n
+    level = 0.5 if interval.low > chance else _LEVEL
+    known = _known(labels.cpu().numpy(), first.double().cpu().numpy(), level)
     return Knowledge(
         accuracy=right / n,
         low=float(interval.low),
         high=float(interval.high),
-        chance=float(sizes.max()) / n,
+        chance=chance,
         known=torch.from_numpy(known).to(labels.device),
         n_wrong=_n_wrong(labels, votes, sizes),
     )
@@ -98,7 +101,7 @@ def contradicted(
     return flags & open_to
 
 
-def _known(labels: np.ndarray, votes: np.ndarray) -> np.ndarray:
+def _known(labels: np.ndarray, votes: np.ndarray, level: float) -> np.ndarray:
     """Of each class whether its samples get more votes for it than others do."""
     n, classes = votes.shape
     known = np.zeros(classes, dtype=bool)
@@ -112,7 +115,7 @@ def _known(labels: np.ndarray, votes: np.ndarray) -> np.ndarray:
             if np.ptp(mine) == np.ptp(other) == 0 and mine[0] == other[0]:
                 continue
             test = mannwhitneyu(mine, other, alternative="greater", method="asymptotic")
-            known[c] = test.pvalue < _LEVEL
+            known[c] = test.pvalue < level
     return known
 
 

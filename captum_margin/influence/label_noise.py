@@ -17,18 +17,21 @@ from captum_margin.influence._probabilities import (
     warn_of_learnt_labels,
 )
 from captum_margin.influence.base import Function
+from captum_margin.influence.evidence import Evidence
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.result import InfluenceResult
 from captum_margin.influence.samples import ClassNames, Samples, as_labels
 from captum_margin.influence.settings import Settings, SettingsOptions, as_points
 from captum_margin.signal import Graph, HighPass
-from captum_margin.signal._kernel_ridge import AllVotes
+from captum_margin.signal._kernel_ridge import AllVotes, Fit
+from captum_margin.signal._sparse_rows import as_sparse
 from captum_margin.signal._votes import (
     ROUNDS,
     Combined,
     Voter,
     combined,
     neighbor_voter,
+    trust_in,
 )
 from captum_margin.signal.protocol import Sided, influence
 
@@ -138,6 +141,7 @@ class LabelNoise(ScoresNewSamples):
     paper_settings: ClassVar[Settings] = LabelNoiseSettings(
         k=20, shift="symmetric", trusted=False, regression=False
     )
+    _everybody: tuple[AllVotes, Fit, Tensor] | None = None
     issue: ClassVar[str | None] = "label"
     bound: ClassVar[float] = 2.0
     needs_labels: ClassVar[bool] = True
@@ -255,6 +259,79 @@ class LabelNoise(ScoresNewSamples):
             )
         return super().result(inputs, show_progress=show_progress)
 
+    def evidence(self, i: int, *, other: int | None = None) -> Evidence:
+        """What in features speaks for another class than that of sample i.
+
+        By the vote of all samples but this one, their labels trusted as the votes say.
+        Of images, whose features are the mean of a network's last maps, its
+        :meth:`Evidence.positions` are a heat map of where the image speaks for the
+        other class.
+
+        Args:
+            i (int): A sample.
+            other (int, optional): Number of the other class. Default: None, the one
+                with the most votes.
+
+        Returns:
+            Evidence: A function of features.
+
+        Raises:
+            IndexError: If there is no sample i.
+            ValueError: Without features that are dense, with ``regression=False``,
+                ``paper=True`` or ``function=``, or with one class.
+
+        Cost: the first time that of the regression, as in the class, whose memory is
+        kept; then O(M R) for M landmarks.
+
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0], [0.2, 1.0]])
+        >>> noise = LabelNoise.from_features(x.repeat(4, 1), [0, 0, 1, 1] * 4, k=6)
+        >>> evidence = noise.evidence(0)
+        >>> evidence.given, evidence.other
+        (0, 1)
+        >>> (evidence(x) > 0).tolist()
+        [False, False, True, True]
+        """
+        result = self.result()
+        features = None if self._samples is None else self._samples.features
+        assert isinstance(self.used, LabelNoiseSettings)
+        if (
+            features is None
+            or as_sparse(features) is not None
+            or not self.used.regression
+            or self._is_plain(result.function)
+        ):
+            raise ValueError(
+                "expected dense features, two classes or more, and regression=True "
+                "without paper=True or function= (got a question without the vote of "
+                "all samples)"
+            )
+        i = range(len(features))[i]
+        assert result.labels is not None  # needs_labels
+        votes = result.function - result.filtered
+        everybody, fit, f = self._learnt(features, result.function, votes)
+        given = int(result.labels[i])
+        if other is None:
+            others = votes[i].clone()
+            others[given] = -torch.inf
+            other = int(others.argmax())
+        elif not 0 <= other < votes.size(1) or other == given:
+            raise ValueError(
+                f"expected another class than {given}, below {votes.size(1)} (got "
+                f"{other})"
+            )
+        return Evidence(given, other, everybody.without(fit, f, i), self.used)
+
+    def _learnt(
+        self, features: Tensor, f: Tensor, votes: Tensor
+    ) -> tuple[AllVotes, Fit, Tensor]:
+        """The vote of all samples on labels as far as they are trusted; made once."""
+        if self._everybody is None:
+            assert isinstance(self.used, LabelNoiseSettings)
+            everybody = AllVotes(as_points(features, self.used))
+            trusted = trust_in(f, votes) * f if self.used.trusted else f
+            self._everybody = everybody, everybody.fit(trusted), trusted
+        return self._everybody
+
     def _take_probabilities(self, pred_probs: Any) -> None:
         """Kept as they are until the labels are known."""
         if pred_probs is not None and (self.paper or self.function is not None):
@@ -264,6 +341,7 @@ class LabelNoise(ScoresNewSamples):
             )
         self._pred_probs = pred_probs
         self._votes: Combined | None = None
+        self._everybody = None
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels

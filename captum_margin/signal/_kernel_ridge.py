@@ -77,7 +77,7 @@ class KernelRidge:
         """The regression of f (L, C), with the penalty of the least left-out error."""
         mean = f.mean(dim=0)
         cross = self.features.T @ (f - mean)
-        best: tuple[float, Tensor, Tensor] | None = None
+        best: tuple[float, int, Tensor, Tensor] | None = None
         for at in range(self.inverse.size(1)):
             slope = self.inverse[:, at, None] * cross
             own = self.leverage[:, at, None]
@@ -86,11 +86,38 @@ class KernelRidge:
             left_out = (self.features @ slope + mean - own * f) / rest
             error = float((f - left_out).square().sum())
             if best is None or error < best[0]:
-                best = error, slope, left_out
+                best = error, at, slope, left_out
         assert best is not None  # there are penalties
-        turned = self._axes @ best[1]
-        slope, intercept = self._map @ turned, mean - self.centre @ turned
-        return Fit(self.landmarks, self.gamma, slope, intercept, best[2])
+        _, at, slope, left_out = best
+        return self._with(at, slope, mean, left_out)
+
+    def without(self, fit: Fit, row: int, value: Tensor) -> Fit:
+        """A regression of the same penalty on all learners but one, exactly.
+
+        Args:
+            fit (Fit): On all of them.
+            row (int): Which learner is left out.
+            value (Tensor): Of f there, (C,).
+        """
+        surprise = value - fit.left_out[row]
+        pull = self.features[row] * self.inverse[:, fit.penalty]
+        slope = fit.axes_slope - pull[:, None] * surprise
+        mean = fit.mean - surprise / len(self.features)
+        return self._with(fit.penalty, slope, mean, fit.left_out)
+
+    def _with(self, penalty: int, slope: Tensor, mean: Tensor, left_out: Tensor) -> Fit:
+        """From a slope along the principal axes to one of the bumps."""
+        turned = self._axes @ slope
+        return Fit(
+            landmarks=self.landmarks,
+            gamma=self.gamma,
+            slope=self._map @ turned,
+            intercept=mean - self.centre @ turned,
+            penalty=penalty,
+            axes_slope=slope,
+            mean=mean,
+            left_out=left_out,
+        )
 
 
 class Fit(NamedTuple):
@@ -101,6 +128,9 @@ class Fit(NamedTuple):
         gamma (float): Of the kernel exp(-gamma |x - z|²).
         slope (Tensor): Of each landmark, (M, C).
         intercept (Tensor): Shape (C,).
+        penalty (int): Which of the penalties.
+        axes_slope (Tensor): The slope along the principal axes, (R, C).
+        mean (Tensor): What the regression says in the mean, (C,).
         left_out (Tensor): What the regression on all other learners predicts for each
             learner, (L, C).
     """
@@ -109,6 +139,9 @@ class Fit(NamedTuple):
     gamma: float
     slope: Tensor
     intercept: Tensor
+    penalty: int
+    axes_slope: Tensor
+    mean: Tensor
     left_out: Tensor
 
     def predict(self, points: Any) -> Tensor:
@@ -139,8 +172,8 @@ class AllVotes:
 
     def __call__(self, f: Tensor, others: Any = None) -> Tensor:
         """Votes of the shape of f (N, C); with ``others`` (M, F), theirs below."""
-        f = f.to(self._regression.features)
-        fit = self._regression.fit(f[self._learners])
+        fit = self.fit(f)
+        f = f.to(fit.left_out)
         if len(self._learners) < len(f):  # no copy of the points that are no learners
             votes = fit.predict(self._points)
         else:
@@ -149,6 +182,17 @@ class AllVotes:
         if others is None:
             return votes
         return torch.cat([votes, fit.predict(others.to(self._points.dtype))])
+
+    def fit(self, f: Tensor) -> Fit:
+        """The regression of f (N, C), which the learners' part of it makes."""
+        return self._regression.fit(f.to(self._regression.features)[self._learners])
+
+    def without(self, fit: Fit, f: Tensor, i: int) -> Fit:
+        """What :meth:`fit` gave of f, but not learnt from sample i."""
+        row = (self._learners == i).nonzero()
+        if not len(row):
+            return fit
+        return self._regression.without(fit, int(row), f[i].to(fit.left_out))
 
 
 def kernel_values(points: Any, landmarks: Any, gamma: float) -> Tensor:

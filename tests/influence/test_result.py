@@ -14,7 +14,6 @@ from captum_margin.influence._picture import image_of
 from captum_margin.signal import Graph
 from tests.influence.test_scores import blobs, with_flips
 
-
 LABELS = ["dog", "cat", "cat", "dog", "cat", "dog"]
 
 
