@@ -397,7 +397,13 @@ def test_the_program_in_a_process_of_its_own(tmp_path):
     failed = captum_margin_command("explain", "cat.jpg", "--model", "squeeznet1_0")
     assert failed.returncode == 1 and failed.stdout == ""
     assert_one_error_line(failed.stderr, "did you mean squeezenet1_0")
-    help_text = captum_margin_command("explain", "--help").stdout
+
+
+def test_the_help_names_the_options(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", "--help"])
+    assert stopped.value.code == 0
+    help_text = capsys.readouterr().out
     for option in ("--weights", "--target", "--curves", "--references", "--device"):
         assert option in help_text
     assert explain._DESCRIPTION in help_text
