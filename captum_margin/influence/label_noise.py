@@ -271,7 +271,10 @@ class LabelNoise(ScoresNewSamples):
         voters = self._voters(signal, graph, samples, None)
         votes, first, _ = combined(signal, voters, self._rounds())
         self._last_votes = votes, first
-        return signal - votes
+        filtered = signal - votes
+        if self.used.isolated == "zero":
+            filtered[first.sum(dim=1) == 0] = 0  # nobody contradicts them
+        return filtered
 
     @override
     def _answer(self, samples: Samples) -> InfluenceResult:
@@ -318,7 +321,7 @@ class LabelNoise(ScoresNewSamples):
         voters: list[Voter] = []
         n = graph.num_nodes - (0 if new is None else len(new))
         if features is not None or graph.edge_index.numel():
-            layer = HighPass(used.shift, used.hops, isolated=used.isolated)
+            layer = HighPass(used.shift, used.hops, isolated="keep")
             voters.append(neighbor_voter(layer, graph, n))
         if used.regression and features is not None:
             everybody = AllVotes(as_points(features, used))
