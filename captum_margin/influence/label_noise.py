@@ -353,7 +353,10 @@ class LabelNoise(ScoresNewSamples):
             return super()._high_pass(signal, graph, samples)
         voters = self._voters(signal, graph, samples, None)
         self._votes = combined(signal, voters, self._rounds())
-        return signal - self._votes.mean
+        filtered = signal - self._votes.mean
+        if self.used.isolated == "zero":
+            filtered[self._votes.first.sum(dim=1) == 0] = 0  # nobody contradicts them
+        return filtered
 
     @override
     def _answer(self, samples: Samples) -> InfluenceResult:
@@ -402,7 +405,7 @@ class LabelNoise(ScoresNewSamples):
         voters: list[Voter] = []
         n = graph.num_nodes - (0 if new is None else len(new))
         if features is not None or graph.edge_index.numel():
-            layer = HighPass(used.shift, used.hops, isolated=used.isolated)
+            layer = HighPass(used.shift, used.hops, isolated="keep")
             voters.append(neighbor_voter(layer, graph, n))
         if used.regression and features is not None:
             everybody = AllVotes(as_points(features, used))

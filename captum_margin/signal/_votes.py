@@ -32,7 +32,8 @@ def neighbor_voter(layer: HighPass, graph: Graph, n_labelled: int) -> Voter:
     There the votes are divided by their sum.
 
     Args:
-        layer (HighPass): f - A f.
+        layer (HighPass): f - A f, where isolated samples keep theirs: nobody votes on
+            them.
         graph (Graph): Of N samples, with M new ones behind who have no vote.
         n_labelled (int): N.
     """
@@ -80,14 +81,22 @@ def combined(f: Tensor, voters: Sequence[Voter], rounds: int) -> Combined:
         voters (sequence of Voter): At least one.
         rounds (int): 1: all labels are trusted. More: each round trusts labels as far
             as the votes of the round before agree with them.
+
+    Returns:
+        Combined: Votes are 0 where nobody votes. Where one voter has no vote at all,
+        the others have its weight.
     """
     trust = torch.ones_like(f[:, :1])
-    first = weights = None
+    first = weights = shares = None
     for _ in range(rounds):
         votes = torch.stack([voter(trust * f).to(f) for voter in voters])
-        if weights is None:
-            weights = _weights(f, votes[:, : len(f)])
-        mean = torch.tensordot(weights, votes, 1)
+        if weights is None or shares is None:
+            speaks = votes.sum(dim=2) > 0  # (V, N)
+            all_speak = speaks.all(dim=0)[: len(f)]
+            weights = _weights(f[all_speak], votes[:, : len(f)][:, all_speak])
+            shares = weights[:, None] * speaks
+            shares = shares / shares.sum(dim=0).clamp(min=torch.finfo(f.dtype).tiny)
+        mean = (shares[..., None] * votes).sum(dim=0)
         first = mean if first is None else first
         trust = trust_in(f, mean[: len(f)])
     assert first is not None and weights is not None

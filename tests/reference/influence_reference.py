@@ -46,10 +46,15 @@ def shifted(weights: np.ndarray, f: np.ndarray, shift: str) -> np.ndarray:
 
 
 def unexplained(weights: np.ndarray, labels: np.ndarray, shift: str) -> np.ndarray:
-    """Squared length of f - A f of the labels as one-hot rows."""
+    """Squared length of f - A f of the labels as one-hot rows.
+
+    Votes A f that add up to more than one are divided by their sum.
+    """
     f = np.zeros((len(labels), int(labels.max()) + 1))
     f[np.arange(len(labels)), labels] = 1
-    return ((f - shifted(weights, f, shift)) ** 2).sum(axis=1)
+    total = shifted(weights, np.ones((len(labels), 1)), shift)
+    votes = shifted(weights, f, shift) / np.maximum(total, 1)
+    return ((f - votes) ** 2).sum(axis=1)
 
 
 def paper(weights: np.ndarray, labels: np.ndarray) -> np.ndarray:

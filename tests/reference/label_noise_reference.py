@@ -156,8 +156,8 @@ def trust(f: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
 def rounds_of_votes(
     f: np.ndarray, voters: Sequence[Voter], rounds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the votes in the last round and in the first."""
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
+    """The mean of the votes in the last round and in the first; the last; weights."""
     n, trusted, means, weights = len(f), np.ones(len(f)), [], None
     for _ in range(rounds):
         votes = [voter(trusted[:, None] * f) for voter in voters]
@@ -166,7 +166,8 @@ def rounds_of_votes(
         mean = sum(w * v for w, v in zip(weights, votes, strict=True))
         trusted = trust(f, mean[:n])
         means.append(mean)
-    return means[-1], means[0]
+    assert weights is not None
+    return means[-1], means[0], votes, weights
 
 
 def label_noise(
@@ -178,7 +179,10 @@ def label_noise(
     pred_probs: np.ndarray | None = None,
     hops: int = 1,
 ) -> np.ndarray:
-    """Squared length of f - V T f; each vote takes part that is given."""
+    """Squared length of f - V T f; each vote takes part that is given.
+
+    Of probabilities, f and V have two channels: the given class, and the others.
+    """
     f = np.zeros((len(labels), int(labels.max()) + 1))
     f[np.arange(len(labels)), labels] = 1
     voters: list[Voter] = []
@@ -188,8 +192,16 @@ def label_noise(
         voters.append(lambda g: all_votes(points, g).clip(0, 1))
     if pred_probs is not None:
         voters.append(lambda _: pred_probs)
-    votes, _ = rounds_of_votes(f, voters, 3 if trusted else 1)
-    return ((f - votes) ** 2).sum(axis=1)
+    mean, _, votes, found = rounds_of_votes(f, voters, 3 if trusted else 1)
+    if pred_probs is None:
+        return ((f - mean) ** 2).sum(axis=1)
+    given = pred_probs[np.arange(len(labels)), labels]
+    energy = (1 - given) ** 2 + (0 - (1 - given)) ** 2
+    if len(votes) == 1:
+        return energy
+    shares = found[:-1] / found[:-1].sum()
+    others = sum(w * v for w, v in zip(shares, votes[:-1], strict=True))
+    return found[-1] * energy + (1 - found[-1]) * ((f - others) ** 2).sum(axis=1)
 
 
 def confident_joint(labels: np.ndarray, votes: np.ndarray) -> np.ndarray:
@@ -197,12 +209,13 @@ def confident_joint(labels: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
     Northcutt, Jiang, Chuang, JAIR 2021, section 3.1: confident of class c is who has at
     least the mean probability of c among the samples given c; of several such classes
-    the most probable counts.
+    the most probable counts. A probability of 0.7 is enough for any class.
     """
     n, classes = votes.shape
     p = np.array([row / row.sum() if row.sum() > 0 else row for row in votes])
     threshold = [
-        p[labels == c, c].mean() if (labels == c).any() else 0 for c in range(classes)
+        min(0.7, p[labels == c, c].mean()) if (labels == c).any() else 0
+        for c in range(classes)
     ]
     joint = np.zeros((classes, classes))
     for i in range(n):
@@ -215,10 +228,10 @@ def confident_joint(labels: np.ndarray, votes: np.ndarray) -> np.ndarray:
     return joint
 
 
-def number_wrong(labels: np.ndarray, votes: np.ndarray, scores: np.ndarray) -> int:
-    """Outside the diagonal of the joint; at least those of a score above 1."""
+def number_wrong(labels: np.ndarray, votes: np.ndarray) -> int:
+    """Outside the diagonal of the joint."""
     joint = confident_joint(labels, votes)
-    return max(round(joint.sum() - np.trace(joint)), int((scores > 1).sum()))
+    return round(joint.sum() - np.trace(joint))
 
 
 def mann_whitney(mine: np.ndarray, others: np.ndarray) -> float:
