@@ -323,7 +323,7 @@ class LabelNoise(ScoresNewSamples):
     def _learnt(
         self, features: Tensor, f: Tensor, votes: Tensor
     ) -> tuple[AllVotes, Fit]:
-        """The vote of all samples on labels that are trusted by the votes, made once."""
+        """The vote of all on labels that are trusted as the votes say, made once."""
         if self._everybody is None:
             assert isinstance(self.used, LabelNoiseSettings)
             everybody = AllVotes(as_points(features, self.used))

@@ -209,4 +209,5 @@ def _inverse_root(kernel: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(kernel.double())
     least = 1e-10 if kernel.dtype == torch.float64 else 1e-6
     kept = values > least * values[-1]
-    return (vectors[:, kept] / values[kept].sqrt()).to(kernel)
+    root: Tensor = vectors[:, kept] / values[kept].sqrt()
+    return root.to(kernel)
