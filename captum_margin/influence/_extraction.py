@@ -17,7 +17,14 @@ from torch.utils.data import (
 )
 from tqdm.auto import tqdm
 
-__all__ = ["as_dataset", "as_loader", "as_module", "extract", "images_of"]
+__all__ = [
+    "as_dataset",
+    "as_loader",
+    "as_module",
+    "extract",
+    "images_of",
+    "pooled",
+]
 
 
 def as_loader(data: Any, batch_size: int) -> DataLoader[Any]:
@@ -109,7 +116,7 @@ def extract(
                     "expected a layer that runs once and returns one tensor (got "
                     f"{[type(value).__name__ for value in captured]}); choose another"
                 )
-            features.append(_flat(captured[0], pooling))
+            features.append(pooled(captured[0], pooling))
             scores.append(output)
             given = batch[-1]
             labels.extend(given.tolist() if isinstance(given, Tensor) else given)
@@ -124,7 +131,7 @@ def extract(
     return torch.cat(features), labels, torch.cat(scores)
 
 
-def _flat(values: Tensor, pooling: str) -> Tensor:
+def pooled(values: Tensor, pooling: str) -> Tensor:
     """One row per sample: means over positions of feature maps, else flattened."""
     if pooling == "mean" and values.dim() >= 4:
         return values.flatten(2).mean(dim=2)

@@ -65,7 +65,7 @@ def label_noise(
     voters = [neighbors]
     if regression:
         voters.append(lambda f: noise_reference.all_votes(points, f, others).clip(0, 1))
-    votes, _ = noise_reference.rounds_of_votes(
+    votes, *_ = noise_reference.rounds_of_votes(
         one_hot(labels), voters, 3 if trusted else 1
     )
     return ((one_hot(new_labels) - votes[len(x) :]) ** 2).sum(axis=1)

@@ -22,6 +22,7 @@ from captum_margin.cli.audit.page import write_page
 from captum_margin.cli.audit.probabilities import Probabilities, read_probabilities
 from captum_margin.cli.audit.questions import Answers, ask, unknown_classes
 from captum_margin.cli.audit.table import read_csv
+from captum_margin.cli.audit.why import Why, explain_suspects
 from captum_margin.cli.classifier import check_name, find_device, load
 from captum_margin.cli.output import (
     CommandError,
@@ -138,6 +139,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "order of the samples",
     )
     parser.add_argument(
+        "--explain",
+        action="store_true",
+        default=None,
+        help="folder: make the maps of the suspects shown by hiding parts of the image "
+        "(MarginSaliency), 200 passes through the network each, instead of by its last "
+        "feature maps, one pass each; for any network",
+    )
+    parser.add_argument(
         "--top",
         type=count,
         default=50,
@@ -188,17 +197,21 @@ def run(args: argparse.Namespace) -> int:
     probabilities = None if given is None else given.of(data)
     progress = sys.stderr.isatty()
     answers = ask(data, args.prototypes, args.out, progress, probabilities)
+    explaining = time.perf_counter()
+    why = explain_suspects(data, answers, args.top, bool(args.explain), progress)
+    seconds["maps"] = round(time.perf_counter() - explaining, 3)
     for question, error in answers.errors.items():
         print(f"captum-margin: error: no {question}: {error}", file=sys.stderr)
     page = args.out / "index.html"
     paging = time.perf_counter()
     try:
-        write_page(page, data, answers, _made(args, data, answers, choice), args.top)
+        made = _made(args, data, answers, choice, why)
+        write_page(page, data, answers, made, args.top, why)
     except OSError as error:
         raise CommandError(f"cannot write {page}: {one_line(error)}") from None
     seconds["page"] = round(time.perf_counter() - paging, 3)
     seconds["all"] = round(time.perf_counter() - started, 3)
-    _write_record(args, kind, data, answers, seconds)
+    _write_record(args, kind, data, answers, why, seconds)
     _report(data, answers, page)
     return 1 if answers.errors else 0
 
@@ -212,7 +225,7 @@ def _kind(args: argparse.Namespace) -> str:
     if not path.is_dir() and suffix not in (".csv", ".npz"):
         raise CommandError(f"expected a folder, a .csv or a .npz (got {path})")
     kind = "folder" if path.is_dir() else suffix[1:]
-    of_folders = ("model", "weights", "layer", "batch_size", "device")
+    of_folders = ("model", "weights", "layer", "batch_size", "device", "explain")
     for option in ("labels",) if kind == "folder" else of_folders:
         if getattr(args, option) is not None:
             args.usage_error(
@@ -268,7 +281,11 @@ def _write(path: Path, header: tuple[str, ...], rows: list[tuple[str, str]]) -> 
 
 
 def _made(
-    args: argparse.Namespace, data: AuditData, answers: Answers, choice: Choice
+    args: argparse.Namespace,
+    data: AuditData,
+    answers: Answers,
+    choice: Choice,
+    why: Why,
 ) -> dict[str, str]:
     """How it was made, for the reader of the page."""
     made = {"Data": str(args.data)}
@@ -287,6 +304,8 @@ def _made(
             for key in told
             if settings.get(key) is not None
         )
+    if why.record is not None:
+        made["Maps"] = why.told()
     for metric, search in answers.searches.items():
         recall = search["recall"]
         share = "all" if recall is None else f"{recall['value']:.1%}"
@@ -306,6 +325,7 @@ def _write_record(
     kind: str,
     data: AuditData,
     answers: Answers,
+    why: Why,
     seconds: dict[str, float],
 ) -> None:
     issue = answers.is_issue
@@ -321,6 +341,7 @@ def _write_record(
         "n_suspects": None if issue is None else int(issue.sum()),
         "knowledge": answers.knowledge(data),
         "pred_probs": None if args.pred_probs is None else str(args.pred_probs),
+        "maps": why.record,
         "near_duplicates": answers.duplicates and answers.duplicates.record(),
         "searches": answers.searches,
         "questions": answers.record,

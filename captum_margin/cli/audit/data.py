@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence.samples import as_labels
 
@@ -58,6 +59,7 @@ class AuditData:
         scaling (Scaling, optional): What the features have been scaled by.
         picture (Callable, optional): From an index and the height and width that
             suffice to a PIL image.
+        seen (SeenImages, optional): The images and the network of the features.
         unreadable (list[tuple[str, str]]): Names of what was left out, and why.
         notes (list[str]): What the user should know, a line each.
         record (dict): Where it comes from; plain values, fit for JSON.
@@ -73,6 +75,7 @@ class AuditData:
     metric: Literal["cosine", "euclidean"] = "cosine"
     scaling: Scaling | None = None
     picture: Callable[[int, int], Any] | None = None
+    seen: SeenImages | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
 from captum_margin.cli.images import SUFFIXES, read_image
@@ -201,6 +202,7 @@ def read_folder(
         labels=labels,
         classes=classes,
         splits=[as_text(name) for name in _at(images.splits, kept)],
+        seen=SeenImages(model, module, classifier.preprocess, paths),
         picture=lambda index, side: read_image(paths[index], side=side),
         unreadable=unreadable,
         notes=images.notes,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from captum_margin.cli.audit.browse import FIRST, N_NEAR, browse
 from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.near_duplicates import Duplicates
@@ -19,6 +21,7 @@ from captum_margin.cli.audit.questions import (
     unknown_classes,
     votes,
 )
+from captum_margin.cli.audit.why import Why, overlaid
 from captum_margin.cli.output import CommandError
 from captum_margin.influence._knowledge import Knowledge
 
@@ -31,7 +34,12 @@ _TINY = 64  # pictures up to here are shown pixel by pixel
 
 
 def write_page(
-    path: Path, data: AuditData, answers: Answers, made: dict[str, str], n_top: int
+    path: Path,
+    data: AuditData,
+    answers: Answers,
+    made: dict[str, str],
+    n_top: int,
+    why: Why,
 ) -> None:
     """Writes the page.
 
@@ -41,6 +49,7 @@ def write_page(
         answers (Answers): What is known of them.
         made (dict[str, str]): How it was made, by what is said.
         n_top (int): Samples shown of each list.
+        why (Why): Heat maps of suspects.
 
     Cost: reads the picture of each sample, and those of the lists a second time.
     """
@@ -56,7 +65,7 @@ def write_page(
     pictures = _Thumbnails(data)
     samples = browse(data, answers, n_top)
     ids = samples.pop("ids")
-    suspects = _suspects(data, answers, pictures, n_top)
+    suspects = _suspects(data, answers, pictures, n_top, why)
     sections = _sections(data, answers, pictures, n_top)
     text = environment.get_template("page.html.j2").render(
         title=data.title,
@@ -89,8 +98,11 @@ class _Thumbnails:
         self.data = data
         self.all_tiny = data.picture is not None
 
-    def __call__(self, index: int, side: int) -> str | None:
-        """The address; None if there is no picture, or it is gone since."""
+    def __call__(self, index: int, side: int, heat: Tensor | None = None) -> str | None:
+        """The address; None if there is no picture, or it is gone since.
+
+        With a heat map over it.
+        """
         from PIL import ImageOps
 
         if self.data.picture is None:
@@ -100,6 +112,10 @@ class _Thumbnails:
         except CommandError:
             return None
         contents = io.BytesIO()
+        if heat is not None:
+            assert self.data.seen is not None  # which it is of
+            square = ImageOps.fit(image.convert("RGB"), (side, side))
+            image = overlaid(square, heat, self.data.seen.side_seen)
         if max(image.size) <= _TINY:
             image.save(contents, "PNG", optimize=True)
             kind = "png"
@@ -114,7 +130,7 @@ class _Thumbnails:
 
 
 def _suspects(
-    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int
+    data: AuditData, answers: Answers, pictures: _Thumbnails, n_top: int, why: Why
 ) -> dict[str, Any] | None:
     """The section of suspects; None if the data have no classes."""
     if not data.has_classes:
@@ -129,6 +145,7 @@ def _suspects(
             "twins": 0,
             "known": [],
             "warnings": answers.warnings,
+            "why": None,
         }
     assert data.labels is not None and answers.decided is not None  # has_classes
     ranking = result.ranking()
@@ -166,6 +183,7 @@ def _suspects(
                 "because": because,
                 "rest": rest,
                 "twin": i in contradicted,
+                "why": pictures(i, _LARGE, why.heat[i]) if i in why.heat else None,
                 "near": [
                     _entry(data, pictures, j, _SMALL)
                     | {
@@ -185,6 +203,7 @@ def _suspects(
         "twins": len(contradicted - {*flagged}),
         "known": [] if known is None else _known(data, known),
         "warnings": answers.warnings,
+        "why": (why.record or {}).get("by") if why.heat else None,
     }
 
 

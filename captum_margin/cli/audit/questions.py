@@ -47,7 +47,8 @@ class Answers:
 
     Attributes:
         pred_probs (Tensor, optional): Class probabilities (N, C) of somebody's model.
-        suspects (InfluenceResult, optional): Of :class:`LabelNoise`.
+        noise (LabelNoise, optional): The question of the suspects.
+        suspects (InfluenceResult, optional): Its answer.
         decided (Tensor, optional): Class numbers (N,): those that the others suggest,
             where the label is called wrong, else the given ones.
         prototypes (Tensor, optional): Indices, those that stand for most first.
@@ -63,6 +64,7 @@ class Answers:
     """
 
     pred_probs: Tensor | None = None
+    noise: LabelNoise | None = None
     suspects: InfluenceResult | None = None
     decided: Tensor | None = None
     prototypes: Tensor | None = None
@@ -239,6 +241,7 @@ def _suspects(
         warnings.simplefilter("always", UserWarning)
         result = question.result()
     answers.warnings += [str(warning.message) for warning in caught]
+    answers.noise = question
     answers.suspects, answers.decided = result, result.predicted()
     columns = _suspect_columns(data, result, answers.decided)
     columns |= _duplicate_columns(data, answers.duplicates)
