@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 
 from tests.benchmarks.cells import MINUS, number
+from tests.benchmarks.label_noise.table import NOISY, RANKINGS
 from tests.benchmarks.records import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,56 @@ def prose():
     yield from representative_prose()
     yield from coalition_prose()
     yield from sanity_prose()
+
+
+NETWORKS = ("squeezenet", "efficientnet")
+
+
+def _report(inputs):
+    """By level the tables of people's mistakes, of the half not chosen on."""
+    return load("label_noise_human")["results"]["report"][inputs]
+
+
+def leads(inputs):
+    """Of LabelNoise over the best peer on the report half, by level, and its error."""
+    for table in _report(inputs).values():
+        peers = {n: row for n, row in table["methods"].items() if n != "LabelNoise"}
+        best = max(peers.values(), key=lambda row: row["AP"])
+        yield best["labelnoise_minus_this"], best["standard_error"]
+
+
+def human_prose():
+    features = [lead for network in NETWORKS for lead in leads(network)]
+    least, most = min(features), max(features)
+    yield (
+        f"LabelNoise leads the best one of each row by {least[0]:.3f} to "
+        f"{most[0]:.3f}, the least by {least[0]:.3f} ± {least[1]:.3f}"
+    )
+    both = [
+        lead for network in NETWORKS for lead, _ in leads(f"{network} + probabilities")
+    ]
+    yield (
+        f"With features and probabilities it leads by {min(both):.3f} to "
+        f"{max(both):.3f}"
+    )
+    said = []
+    for method in ("LabelNoise", "cleanlab, 5-fold"):
+        rows = [
+            table["methods"][method] for n in NETWORKS for table in _report(n).values()
+        ]
+        many = [row["flagged_of_wrong"] for row in rows]
+        right = [row["flagged_precision"] for row in rows]
+        said.append((min(many), max(many), min(right), max(right)))
+    ours, theirs = said
+    yield (
+        "By features LabelNoise calls {:.1f} to {:.1f} labels wrong for each that is, "
+        "and is right in {:.0%} to {:.0%} of them".format(*ours)
+    )
+    yield (
+        "cleanlab calls {:.1f} to {:.1f}, and is right in {:.0%} to {:.0%}".format(
+            *theirs
+        )
+    )
 
 
 def scale_prose():
@@ -237,10 +288,33 @@ def coalition_prose():
     )
 
 
+def words():
+    return " ".join(BENCHMARKS.read_text(encoding="utf-8").split())
+
+
 @pytest.mark.parametrize("said", [*prose()])
 def test_figures_of_the_prose(said):
-    words = " ".join(BENCHMARKS.read_text(encoding="utf-8").split())
-    assert said in words, "the records say so, the page does not"
+    assert said in words(), "the records say so, the page does not"
+
+
+def test_figures_of_the_mistakes_of_people():
+    missing = [said for said in human_prose() if said not in words()]
+    assert missing == [], "the records say so, the page does not"
+
+
+@pytest.mark.parametrize(
+    "given", [*NETWORKS, *(f"{n} + probabilities" for n in NETWORKS)]
+)
+def test_no_peer_is_better_at_the_mistakes_of_people(given):
+    assert "No peer is better by the features of either network" in words()
+    assert len([*leads(given)]) == 3
+    assert min(leads(given))[0] >= 0
+
+
+def test_probabilities_alone_rank_as_self_confidence_does():
+    for table in _report("probabilities").values():
+        ours, theirs = (table["methods"][n] for n in ("LabelNoise", "self-confidence"))
+        assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-4)
 
 
 def test_the_readme_repeats_the_pages_figures():
