@@ -57,8 +57,9 @@ class KernelRidge:
         values, axes = torch.linalg.eigh(scatter)
         self._axes = axes.to(features)
         self.features = features @ self._axes  # (L, R), along the principal axes
-        # Identical points have no axes, and get the mean of the others.
-        largest = values[-1].clamp(min=torch.finfo(features.dtype).tiny)
+        # Identical points have no axes, and get the mean of the others; the inverse of
+        # a part of the least number would be infinite.
+        largest = values[-1].clamp(min=torch.finfo(features.dtype).tiny ** 0.5)
         penalties = largest * values.new_tensor(_PENALTIES)
         inverse = 1 / (values.clamp(min=0)[:, None] + penalties)
         self.inverse = inverse.to(features)  # (R, penalties)
