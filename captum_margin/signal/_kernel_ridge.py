@@ -57,11 +57,14 @@ class KernelRidge:
         values, axes = torch.linalg.eigh(scatter)
         self._axes = axes.to(features)
         self.features = features @ self._axes  # (L, R), along the principal axes
-        # Identical points have no axes, and get the mean of the others; the inverse of
-        # a part of the least number would be infinite.
-        largest = values[-1].clamp(min=torch.finfo(features.dtype).tiny ** 0.5)
+        # Identical points have no axes but those of rounding, and get the mean of the
+        # others; the inverse of a part of the least number would be infinite.
+        digits = torch.finfo(features.dtype)
+        rounding = (16 * digits.eps) ** 2 * len(points) * self.centre.square().sum()
+        largest = values[-1].clamp(min=digits.tiny**0.5)
         penalties = largest * values.new_tensor(_PENALTIES)
         inverse = 1 / (values.clamp(min=0)[:, None] + penalties)
+        inverse[values <= rounding] = 0
         self.inverse = inverse.to(features)  # (R, penalties)
         self.leverage = self.features.square() @ self.inverse + 1 / len(points)
 
