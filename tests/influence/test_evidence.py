@@ -158,3 +158,13 @@ def _nothing():
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_identical_points_the_vote_is_the_mean_of_the_others(dtype):
+    f = torch.nn.functional.one_hot(torch.arange(30) % 3).to(dtype)
+    fit = KernelRidge(torch.ones(30, 4, dtype=dtype), 30).fit(f)
+    torch.testing.assert_close(fit.left_out, (f.sum(dim=0) - f) / 29)
+    torch.testing.assert_close(
+        fit.without(3).predict(torch.zeros(1, 4, dtype=dtype)), fit.left_out[3:4]
+    )

@@ -212,9 +212,13 @@ def _known(data: AuditData, known: Knowledge) -> list[str]:
     unknown = unknown_classes(data, known)
     if len(unknown) == len(data.classes):
         return []  # the warning says it
-    told = f"{known}"
     wrong = _count(known.n_wrong, "label is", "labels are")
-    lines = [f"{told[0].upper()}{told[1:]}. Probably {wrong} wrong."]
+    lines = [
+        f"From the others alone {known.accuracy:.1%} of the labels can be told "
+        f"(95% interval: {known.low:.1%} to {known.high:.1%}); always "
+        f"naming the commonest class would be right for {known.chance:.1%}. Probably "
+        f"{wrong} wrong."
+    ]
     if unknown:
         verb = "It does" if len(unknown) == 1 else "They do"
         lines.append(

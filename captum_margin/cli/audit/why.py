@@ -154,6 +154,6 @@ def _painted(picture: Any, strength: Tensor) -> Any:
 
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
     colour = np.asarray(_COLOUR, dtype=np.float32)
-    share = 0.7 * strength.numpy()[..., None]
+    share = 0.8 * strength.numpy()[..., None]
     mixed = (0.8 * grey) * (1 - share) + colour * share
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
