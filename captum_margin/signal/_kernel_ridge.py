@@ -62,23 +62,14 @@ class KernelRidge:
         values, axes = torch.linalg.eigh(scatter)
         self._axes = axes.to(features)
         self.features = features @ self._axes  # (L, R), along the principal axes
-<<<<<<< HEAD
         # Kernel features have length one. Identical points have no axes but rounding:
         # they get the mean of the others.
         rounding = torch.finfo(features.dtype).eps * len(points)
         if not float(values[-1]) > rounding:
             features.zero_()
         largest = values[-1].clamp(min=rounding)
-=======
-        # Identical points have no axes but those of rounding, and get the mean of the
-        # others; the inverse of a part of the least number would be infinite.
-        digits = torch.finfo(features.dtype)
-        rounding = (16 * digits.eps) ** 2 * len(points) * self.centre.square().sum()
-        largest = values[-1].clamp(min=digits.tiny**0.5)
->>>>>>> lnaudit
         penalties = largest * values.new_tensor(_PENALTIES)
         inverse = 1 / (values.clamp(min=0)[:, None] + penalties)
-        inverse[values <= rounding] = 0
         self.inverse = inverse.to(features)  # (R, penalties)
         self.leverage = self.features.square() @ self.inverse + 1 / len(points)
 
