@@ -66,7 +66,7 @@ class KernelRidge:
         # they get the mean of the others.
         rounding = torch.finfo(features.dtype).eps * len(points)
         if not float(values[-1]) > rounding:
-            features.zero_()
+            self.features.zero_()
         largest = values[-1].clamp(min=rounding)
         penalties = largest * values.new_tensor(_PENALTIES)
         inverse = 1 / (values.clamp(min=0)[:, None] + penalties)
