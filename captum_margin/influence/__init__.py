@@ -14,6 +14,7 @@ neighbour graph:
 And :func:`near_duplicates`: which samples are almost the same?
 """
 
+from captum_margin.influence._knowledge import Knowledge
 from captum_margin.influence.active_learning import ActiveLearning, select_nodes
 from captum_margin.influence.adversarial import AdversarialStatistics
 from captum_margin.influence.base import MarginInfluence
@@ -40,6 +41,7 @@ __all__ = [
     "Evidence",
     "InfluenceResult",
     "KMostInfluentialResults",
+    "Knowledge",
     "LabelNoise",
     "MarginInfluence",
     "Neighbors",

@@ -187,6 +187,23 @@ class LabelNoise(ScoresNewSamples):
         paper: bool = False,
         **options: Unpack[LabelNoiseOptions],
     ) -> Self:
+        """Starts from features instead of a model and its data.
+
+        Args:
+            features: As in :meth:`MarginInfluence.from_features`.
+            labels: As in :meth:`MarginInfluence.from_features`.
+            pred_probs (array, optional): As in the class. Default: None.
+            class_names: As in :class:`MarginInfluence`.
+            images: As in :meth:`MarginInfluence.from_features`.
+            function: As in :class:`MarginInfluence`.
+            paper: As in :class:`MarginInfluence`.
+            **options: As in the class.
+
+        Raises:
+            TypeError: As :meth:`MarginInfluence.from_features`.
+            ValueError: As :meth:`MarginInfluence.from_features`, or with ``pred_probs``
+                beside ``paper=True`` or ``function``.
+        """
         self = cls._of_features(
             features, labels, class_names, images, function, paper, options
         )
@@ -207,6 +224,23 @@ class LabelNoise(ScoresNewSamples):
         paper: bool = False,
         **options: Unpack[LabelNoiseOptions],
     ) -> Self:
+        """Starts from a neighbour graph instead of making one.
+
+        Args:
+            graph: As in :meth:`MarginInfluence.from_graph`.
+            labels: As in :meth:`MarginInfluence.from_graph`.
+            pred_probs (array, optional): As in the class. Default: None.
+            class_names: As in :class:`MarginInfluence`.
+            images: As in :meth:`MarginInfluence.from_graph`.
+            function: As in :class:`MarginInfluence`.
+            paper: As in :class:`MarginInfluence`.
+            **options: As in the class.
+
+        Raises:
+            TypeError: As :meth:`MarginInfluence.from_graph`.
+            ValueError: As :meth:`MarginInfluence.from_graph`, or with ``pred_probs``
+                beside ``paper=True`` or ``function``.
+        """
         self = cls._of_graph(
             graph, labels, class_names, images, function, paper, options
         )
@@ -237,6 +271,15 @@ class LabelNoise(ScoresNewSamples):
             TypeError: As :meth:`from_features`.
             ValueError: As :meth:`from_features`, or if ``pred_probs`` are no
                 probabilities of these classes.
+
+        Cost: O(N · C) time and memory, and O(C³) for the order of the columns.
+
+        >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]] * 8
+        >>> labels = ["a", "a", "b"] * 8
+        >>> labels[4] = "b"
+        >>> noise = LabelNoise.from_probabilities(probabilities, labels)
+        >>> noise.result().top(1).tolist()
+        [4]
         """
         codes, classes = as_labels(labels, len(labels), class_names)
         no_edges = torch.empty(2, 0, dtype=torch.long, device=codes.device)
