@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Knowledge", "contradicted", "knowledge"]
 
 # Chance that votes which know nothing of a class pass for knowing it.
-_LEVEL = 0.01
+_LEVEL = 0.001
 # Share of the votes that is enough for any class; of 0.5 to 1, what flags most nearly
 # as many as are wrong on USPS, MNIST, Enron, cats and dogs, and people's mistakes.
 _ENOUGH = 0.7
@@ -32,9 +32,9 @@ class Knowledge(NamedTuple):
         chance (float): The share of the largest class: who always names it is right so
             often.
         known (Tensor): Of each class, (C,) bool: whether its samples get more votes for
-            it than others do (Mann-Whitney U test, level 0.01; where the accuracy is
-            above chance for certain, more likely than not). No label of a class that is
-            not known is called wrong.
+            it than others do (Mann-Whitney U test, level 0.001; or more likely than
+            not, where the accuracy is above chance with that certainty). No label of a
+            class that is not known is called wrong.
         n_wrong (int): Labels that are probably wrong, counted by the confident joint
             (Northcutt, Jiang, Chuang, JAIR 2021, section 3.1) of the votes. Unlike
             there, 70% of the votes are enough for any class.
@@ -69,9 +69,11 @@ def knowledge(labels: Tensor, first: Tensor, votes: Tensor) -> Knowledge:
     own = first.gather(1, labels[:, None])[:, 0]
     others = first.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     right = int((own > others).sum())
-    interval = binomtest(right, n).proportion_ci(method="wilson")
+    test = binomtest(right, n)
+    interval = test.proportion_ci(method="wilson")
     chance = float(sizes.max()) / n
-    level = 0.5 if interval.low > chance else _LEVEL
+    certain = test.proportion_ci(1 - 2 * _LEVEL, method="wilson").low > chance
+    level = 0.5 if certain else _LEVEL
     known = _known(labels.cpu().numpy(), first.double().cpu().numpy(), level)
     return Knowledge(
         accuracy=right / n,
