@@ -295,6 +295,20 @@ class LabelNoise(ScoresNewSamples):
     def result(
         self, inputs: Any = None, *, show_progress: bool = False
     ) -> InfluenceResult:
+        """Scores with the graph, the votes and what these know of the labels.
+
+        Args:
+            inputs (optional): As in :meth:`MarginInfluence.result`. Default: None.
+            show_progress (bool, optional): As there. Default: False.
+
+        Returns:
+            InfluenceResult: With its ``knowledge``.
+
+        Raises:
+            TypeError: As :meth:`MarginInfluence.result`.
+            ValueError: As there, or if ``inputs`` are given after ``pred_probs``, which
+                are of other samples.
+        """
         if inputs is not None and self._pred_probs is not None:
             raise ValueError(
                 "expected inputs=None with pred_probs, which are of other samples; "

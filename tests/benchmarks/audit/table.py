@@ -16,6 +16,6 @@ def audit() -> str:
         seconds = [f"{questions[name]:.1f}" for name in names]
         total = (f"{run['cpu_seconds']:.0f}", f"{run['peak_gb']:.1f}")
         rows.append([data, f"{searches:.1f}", *seconds, *total])
-    header = ["samples x features", "both searches", "suspects", "boundary"]
+    header = ["samples x features", "search", "suspects", "boundary"]
     header += ["prototypes", "criticisms", "whole command", "peak, GB"]
     return markdown(header, rows)
