@@ -241,7 +241,8 @@ def _suspects(
         warnings.simplefilter("always", UserWarning)
         result = question.result()
     answers.warnings += [str(warning.message) for warning in caught]
-    answers.noise = question
+    if data.seen is not None:  # it holds gigabytes, of millions, and only maps need it
+        answers.noise = question
     answers.suspects, answers.decided = result, result.predicted()
     columns = _suspect_columns(data, result, answers.decided)
     columns |= _duplicate_columns(data, answers.duplicates)
