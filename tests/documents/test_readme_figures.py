@@ -61,7 +61,7 @@ def prose():
     yield f"Trust costs {-trust['labelnoise_minus_this']['mean'][-1]:.3f} on CIFAR-10"
     row = load("influence_cost")["table"]["mnist"]["LabelNoise"]
     yield (
-        f"take {row['times_bare_search']:.1f} times a bare exact neighbour search of "
+        f"took {row['times_bare_search']:.1f} times a bare exact neighbour search of "
         f"the same data, {row['cpu_seconds']:.0f} CPU seconds of one thread, and "
         f"{row['peak_gb']:.1f} GB"
     )

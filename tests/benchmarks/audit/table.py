@@ -9,7 +9,9 @@ from tests.benchmarks.records import load
 def audit() -> str:
     """CPU seconds and memory of ``captum-margin audit`` on features in a file."""
     rows: list[Row] = []
-    for data, run in load("audit")["table"].items():
+    table = load("audit")["table"]
+    for data in sorted(table, key=_rows):
+        run = table[data]
         searches = sum(search["seconds"] for search in run["searches"].values())
         questions = run["questions_cpu_seconds"]
         names = ("suspects", "boundary", "prototypes", "criticisms")
@@ -19,3 +21,7 @@ def audit() -> str:
     header = ["samples x features", "search", "suspects", "boundary"]
     header += ["prototypes", "criticisms", "whole command", "peak, GB"]
     return markdown(header, rows)
+
+
+def _rows(data: str) -> int:
+    return int(data.split(" x ")[0].replace(",", ""))
