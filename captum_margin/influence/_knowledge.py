@@ -34,6 +34,10 @@ class Knowledge(NamedTuple):
         n_wrong (int): Labels that are probably wrong: as many as the confident joint
             says (Northcutt, Jiang, Chuang, JAIR 2021, section 3.1), and all that more
             than one voice is against: whose score is above 1.
+
+    >>> known = Knowledge(0.9, 0.86, 0.93, 0.5, torch.tensor([True, True]), n_wrong=4)
+    >>> str(known)[:40]
+    'the votes name 90.0% (86.0% to 93.0%) of'
     """
 
     accuracy: float
