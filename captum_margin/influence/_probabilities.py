@@ -21,9 +21,10 @@ _ROUNDING = 5e-3
 # From so many samples on, and with such agreement, a model is suspected to have learnt
 # the labels it is asked about.
 _ENOUGH, _AGREEMENT = 100, 0.999
-# How much better another order of the columns must be to be the right one; of few
-# samples, more than chance brings.
-_BETTER, _BY_CHANCE = 0.05, 5.0
+# How much better another order of the columns must be to be the right one. Of N samples
+# whose probabilities know nothing the best of all orders is better by chance, by up to
+# 2.8 / sqrt(N) for ten classes or fewer and 6.1 / sqrt(N) for a hundred (300 draws each).
+_BETTER, _BY_CHANCE, _BY_CHANCE_OF_MANY = 0.05, 3.0, 0.7
 
 
 def as_probabilities(
@@ -97,7 +98,8 @@ def _check_order(values: Tensor, labels: Tensor, classes: tuple[Any, ...]) -> No
     sums = torch.zeros(c, c, dtype=torch.float64).index_add_(0, labels, values).numpy()
     given, taken = linear_sum_assignment(-sums)  # class, column
     own, best = sums.trace() / len(labels), sums[given, taken].sum() / len(labels)
-    if best < own + max(_BETTER, _BY_CHANCE / len(labels) ** 0.5):
+    chance = max(_BY_CHANCE, _BY_CHANCE_OF_MANY * c**0.5) / len(labels) ** 0.5
+    if best < own + max(_BETTER, chance):
         return
     looks = ", ".join(
         f"column {column} as {classes[row]}"

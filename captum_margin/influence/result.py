@@ -178,7 +178,13 @@ class InfluenceResult:
             return f"sample {i} has the score {value} among its {count} neighbours"
         own = self.classes[int(self.labels[i])]
         if count == 0:
-            return f"sample {i} is labelled {own}; it has no neighbours"
+            winner = int(self.predicted()[i])
+            if winner == int(self.labels[i]):
+                return f"sample {i} is labelled {own}; it has no neighbours"
+            return (
+                f"sample {i} is labelled {own}; the votes are for "
+                f"{self.classes[winner]}, and it has no neighbours"
+            )
         votes = self.labels[around.indices].bincount(minlength=len(self.classes))
         most = int(votes.argmax())
         plural = ("neighbour is", "neighbours are")[count > 1]

@@ -145,7 +145,6 @@ def test_it_is_put_in_words():
     )
     x, labels = blobs()
     result = LabelNoise.from_features(x, with_flips(labels)[0]).result()
-    assert result.knowledge is not None and result.knowledge.n_wrong == 6
     assert str(result.knowledge) in repr(result)
 
 

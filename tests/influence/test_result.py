@@ -67,7 +67,7 @@ def test_predicted_is_the_weighted_majority_and_ties_are_for_the_given():
 
 def test_predicted_is_by_the_votes_that_the_scores_are_of():
     """Those of a planted mistake's neighbours may not be alone in the vote."""
-    x, labels = blobs(30, spread=0.5)
+    x, labels = blobs(30, spread=0.6)
     flipped, wrong = with_flips(labels, n=9)
     for options in ({}, {"regression": False}, {"trusted": False}):
         result = LabelNoise.from_features(x, flipped, k=8, **options).result()
