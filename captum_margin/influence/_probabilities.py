@@ -23,7 +23,7 @@ _ROUNDING = 5e-3
 _ENOUGH, _AGREEMENT = 100, 0.999
 # How much better another order of the columns must be to be the right one. Of N samples
 # whose probabilities know nothing the best of all orders is better by chance, by up to
-# 2.8 / sqrt(N) for ten classes or fewer and 6.1 / sqrt(N) for a hundred (300 draws each).
+# 2.8 / sqrt(N) for ten classes or fewer and 6.1 / sqrt(N) for a hundred (300 draws).
 _BETTER, _BY_CHANCE, _BY_CHANCE_OF_MANY = 0.05, 3.0, 0.7
 
 

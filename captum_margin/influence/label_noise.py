@@ -483,12 +483,12 @@ def _with_probabilities(f: Tensor, votes: Combined, sided: Sided) -> Tensor:
     shares out what it does not give to the label says little.
     """
     own = (votes.each[-1] * f).sum(dim=1)
-    weight = votes.weights[-1]
-    scores = weight * 2 * (1 - own).square()
-    if len(votes.weights) > 1:
-        rest = votes.weights[:-1] / votes.weights[:-1].sum()
-        others = torch.tensordot(rest, votes.each[:-1], 1)
-        scores = scores + (1 - weight) * influence(f - others, sided)
+    scores = votes.shares[-1] * 2 * (1 - own).square()
+    if len(votes.shares) > 1:
+        rest = votes.shares[:-1].sum(dim=0)
+        others = (votes.shares[:-1, :, None] * votes.each[:-1]).sum(dim=0)
+        others = others / rest.where(rest > 0, 1)[:, None]
+        scores = scores + rest * influence(f - others, sided)
     return scores
 
 

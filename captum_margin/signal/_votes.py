@@ -64,13 +64,14 @@ class Combined(NamedTuple):
             samples behind.
         first (Tensor): Likewise of the first round, in which all labels are trusted.
         each (Tensor): Votes of each voter in the last round, (V, N, C).
-        weights (Tensor): Of each voter in the mean, (V,), found in the first round.
+        shares (Tensor): Of each voter in the mean, (V, N), found in the first round:
+            the same for all samples but those that a voter has no vote on.
     """
 
     mean: Tensor
     first: Tensor
     each: Tensor
-    weights: Tensor
+    shares: Tensor
 
 
 def combined(f: Tensor, voters: Sequence[Voter], rounds: int) -> Combined:
@@ -87,10 +88,10 @@ def combined(f: Tensor, voters: Sequence[Voter], rounds: int) -> Combined:
         the others have its weight.
     """
     trust = torch.ones_like(f[:, :1])
-    first = weights = shares = None
+    first = shares = None
     for _ in range(rounds):
         votes = torch.stack([voter(trust * f).to(f) for voter in voters])
-        if weights is None or shares is None:
+        if shares is None:
             speaks = votes.sum(dim=2) > 0  # (V, N)
             all_speak = speaks.all(dim=0)[: len(f)]
             weights = _weights(f[all_speak], votes[:, : len(f)][:, all_speak])
@@ -99,8 +100,8 @@ def combined(f: Tensor, voters: Sequence[Voter], rounds: int) -> Combined:
         mean = (shares[..., None] * votes).sum(dim=0)
         first = mean if first is None else first
         trust = trust_in(f, mean[: len(f)])
-    assert first is not None and weights is not None
-    return Combined(mean, first, votes, weights)
+    assert first is not None and shares is not None
+    return Combined(mean, first, votes, shares)
 
 
 def trust_in(f: Tensor, votes: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ def test_they_are_the_only_vote(samples):
     _, labels, _, p = samples
     noise = LabelNoise.from_probabilities(p, labels)
     hot = nn.functional.one_hot(labels).double()
-    expected = (hot - p).square().sum(dim=1)
+    # Two channels: the given class, and all others as one.
+    expected = 2 * (1 - (hot * p).sum(dim=1)).square()
     torch.testing.assert_close(noise.self_influence().double(), expected)
     order = expected.argsort(descending=True).tolist()
     assert noise.result().ranking().tolist() == order
