@@ -496,5 +496,5 @@ def _warn_of_no_knowledge(known: Knowledge) -> None:
     warnings.warn(
         f"nothing is known of the labels from these features: {known}. No label is "
         "called wrong, and the ranking means nothing; take other features",
-        stacklevel=4,
+        stacklevel=5,
     )
