@@ -240,7 +240,10 @@ def _suspects(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         result = question.result()
-    answers.warnings += [str(warning.message) for warning in caught]
+    # What libraries deprecate is nothing that a reader of the page could mend.
+    answers.warnings += [
+        str(warning.message) for warning in caught if warning.category is UserWarning
+    ]
     if data.seen is not None:  # it holds gigabytes, of millions, and only maps need it
         answers.noise = question
     answers.suspects, answers.decided = result, result.predicted()
