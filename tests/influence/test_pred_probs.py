@@ -165,7 +165,9 @@ def test_useless_probabilities_are_in_no_other_order(classes):
         p = nn.functional.one_hot(guess, classes).double()  # sure of anything
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing is known
-            LabelNoise.from_probabilities(p, labels).self_influence()
+            scores = LabelNoise.from_probabilities(p, labels).self_influence()
+        # Taken in the order they have: certainty for the label or against it.
+        assert scores.tolist() == (2.0 * (guess != labels)).tolist()
 
 
 def test_probabilities_of_learnt_labels_are_warned_of():
