@@ -156,9 +156,7 @@ def _pickled(path: Path) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of old formats, which are read all the same
+            warnings.simplefilter("ignore")  # of old formats, which are read
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of unknown contents can raise anything
         # Never torch's own words, which advise to load it all the same.

@@ -109,8 +109,8 @@ def check_one_size(preprocess: Callable[[Any], Tensor]) -> None:
     if square != wide:
         raise CommandError(
             f"expected one size for all pictures (got {square} for a square one, "
-            f"{wide} for a wide one); let --preprocess crop them, or resize both sides, as "
-            "torchvision.transforms.Resize((224, 224)) does"
+            f"{wide} for a wide one); let --preprocess crop them, or resize both sides, "
+            "as torchvision.transforms.Resize((224, 224)) does"
         )
 
 
