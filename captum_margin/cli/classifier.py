@@ -27,7 +27,7 @@ from captum_margin.cli.output import (
 from captum_margin.cli.preprocessing import (
     find_preprocessing,
     normalisation,
-    plain_picture,
+    trial_picture,
 )
 
 _IMAGENET = "imagenet"
@@ -373,12 +373,12 @@ def _notes(beside: list[str], path: Path) -> tuple[str, ...]:
 
 
 def _try_out(model: nn.Module, prepare: Callable[[Any], Tensor], name: str) -> int:
-    """How many classes there are, by a grey picture.
+    """How many classes there are, by a picture.
 
     Raises:
         WrongUsage: If the network fails, or does not return a row of logits.
     """
-    image = prepare(plain_picture())[None].to(device_of(model))
+    image = prepare(trial_picture())[None].to(device_of(model))
     shape = tuple(image.shape)
     try:
         with torch.no_grad():

@@ -83,17 +83,17 @@ def find_preprocessing(reference: str) -> Callable[[Any], Tensor]:
         return preset
     preprocess = UsersPreprocessing(found, reference)
     try:
-        preprocess(plain_picture())
+        preprocess(trial_picture())
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     return preprocess
 
 
-def plain_picture(level: int = 128, width: int = _SIDE) -> Any:
-    """A picture of one grey, PIL's."""
+def trial_picture(width: int = _SIDE) -> Any:
+    """A picture from black to white, PIL's; of one colour some divide by zero."""
     from PIL import Image
 
-    return Image.new("RGB", (width, _SIDE), (level,) * 3)
+    return Image.linear_gradient("L").convert("RGB").resize((width, _SIDE))
 
 
 def check_one_size(preprocess: Callable[[Any], Tensor]) -> None:
@@ -103,14 +103,14 @@ def check_one_size(preprocess: Callable[[Any], Tensor]) -> None:
         CommandError: If they do not, so that they cannot go through in batches.
     """
     square, wide = (
-        tuple(preprocess(plain_picture(width=width)).shape)
+        tuple(preprocess(trial_picture(width)).shape)
         for width in (_SIDE, 3 * _SIDE // 2)
     )
     if square != wide:
         raise CommandError(
             f"expected one size for all pictures (got {square} for a square one, "
-            f"{wide} for a wide one); let --preprocess crop them, or resize both sides, "
-            "as torchvision.transforms.Resize((224, 224)) does"
+            f"{wide} for a wide one); let --preprocess crop them, or resize both "
+            "sides, as torchvision.transforms.Resize((224, 224)) does"
         )
 
 
@@ -122,15 +122,22 @@ def normalisation(
     They follow from what black and white become, in whatever way it is done.
 
     Returns:
-        tuple: None and None, if a grey is not in between where it should be.
+        tuple: None and None, if a grey is not in between where it should be, or a
+        plain picture cannot be prepared.
     """
+    from PIL import Image
+
     mean, std = getattr(preprocess, "mean", None), getattr(preprocess, "std", None)
     if mean is not None and std is not None:  # torchvision's presets tell
         return list(mean), list(std)
-    black, grey, white = (
-        made[:, made.shape[1] // 2, made.shape[2] // 2].double().cpu()
-        for made in (preprocess(plain_picture(level)) for level in _LEVELS)
-    )
+    plain = (Image.new("RGB", (_SIDE, _SIDE), (level,) * 3) for level in _LEVELS)
+    try:
+        black, grey, white = (
+            made[:, made.shape[1] // 2, made.shape[2] // 2].double().cpu()
+            for made in map(preprocess, plain)
+        )
+    except ValueError:
+        return None, None
     step = white - black
     expected = black + step * _LEVELS[1] / _LEVELS[2]
     if not bool(((grey - expected).abs() < _CLOSE * step.abs()).all()):

@@ -19,7 +19,7 @@ from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
 from captum_margin.cli.images import SUFFIXES, read_image
 from captum_margin.cli.output import CommandError, one_line
-from captum_margin.cli.preprocessing import check_one_size
+from captum_margin.cli.preprocessing import check_one_size, trial_picture
 from captum_margin.influence._extraction import as_module, extract
 
 _UNREADABLE = -1
@@ -272,11 +272,9 @@ class _Images(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, paths: list[Path], preprocess: Callable[[Any], Tensor]) -> None:
-        from PIL import Image
-
         self.paths = paths
         self.preprocess = preprocess
-        self.blank = torch.zeros_like(preprocess(Image.new("RGB", (256, 256))))
+        self.blank = torch.zeros_like(preprocess(trial_picture()))
 
     def __len__(self) -> int:
         return len(self.paths)
