@@ -186,8 +186,8 @@ def _is_torchscript(path: Path) -> bool:
 
 def _state_in(contents: Any, path: Path) -> dict[str, Tensor]:
     """The state dict that a checkpoint is or holds; empty if there is none."""
-    if not isinstance(contents, Mapping):
-        return {}
+    if not isinstance(contents, Mapping) or "param_groups" in contents:
+        return {}  # the latter is an optimizer's
     inside = {
         str(key): state
         for key, value in contents.items()

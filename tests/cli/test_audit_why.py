@@ -13,11 +13,13 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.functional import to_tensor
 
 from captum_margin.cli import classifier, main
 from captum_margin.cli.audit import command as audit
 from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.why import overlaid
+from captum_margin.cli.preprocessing import UsersPreprocessing
 from captum_margin.influence import LabelNoise
 
 SIZE = 64
@@ -125,6 +127,28 @@ def test_the_part_of_the_other_class_is_coloured(
     assert 'alt="Map: where &lt;b&gt;blue/0.png speaks for red"' in page
     assert ("hiding parts of it" in page) == explain
     assert "<b>blue" not in page.split('<script type="application/json"')[0]
+
+
+def test_of_a_preprocessing_of_ones_own_what_the_network_sees_is_shown(
+    monkeypatch, photographs, tmp_path
+):
+    def right_half(image):
+        return to_tensor(image.crop((40, 0, 80, 80)))
+
+    prepare = UsersPreprocessing(right_half, "nets:right_half")
+    loaded = classifier.Classifier(Colours().eval(), prepare, [0], [1], ["x"], "w")
+    monkeypatch.setattr(audit, "load", lambda *_: loaded)
+    rows, _, page = run(photographs, tmp_path / "out", "--metric", "cosine")
+    assert rows[0]["name"] == "<b>blue/0.png" and rows[0]["is_label_issue"] == "True"
+    (text,) = re.findall(r'<figure class="why"[^>]*><img src="[^,]+,([^"]+)"', page)[:1]
+    image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+    side = image.size[0]
+    assert image.size == (side, side)
+    pixels = np.asarray(image).astype(float)
+    # 40 of 80 pixels wide: a quarter is left white on either side.
+    assert pixels[:, : side // 5].min() > 240 < pixels[:, -side // 5 :].min()
+    seen = pixels[:, side * 3 // 10 : side * 7 // 10]
+    assert (seen[..., 0] - seen[..., 2]).mean() > 255 * 0.3  # all of it speaks for red
 
 
 def test_the_map_is_that_of_the_library(colours, photographs, tmp_path):

@@ -62,6 +62,8 @@ def lightning(state):
     }
 
 
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+
 CHECKPOINTS = {
     "plain": lambda model: model.state_dict(),
     "DataParallel": lambda model: nn.DataParallel(model).state_dict(),
@@ -73,8 +75,12 @@ CHECKPOINTS = {
     "model": lambda model: {"model": model.state_dict(), "epoch": torch.tensor(3)},
     "model_state_dict": lambda model: {
         "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        "optimizer_state_dict": OPTIMIZER,
         "loss": 0.25,
+    },
+    "a name of its own": lambda model: {
+        "net_G": model.state_dict(),
+        "optim": OPTIMIZER,
     },
     "average beside": lambda model: {
         "model": model.state_dict(),
