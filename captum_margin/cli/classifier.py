@@ -26,6 +26,7 @@ from captum_margin.cli.output import (
 )
 from captum_margin.cli.preprocessing import (
     find_preprocessing,
+    imagenet_preset,
     normalisation,
     trial_picture,
 )
@@ -249,10 +250,7 @@ def _from_torchvision(name: str, weights: str, needs_head: bool) -> _Found:
 
 
 def _from_function(reference: str, weights: str, needs_head: bool) -> _Found:
-    from torchvision.transforms._presets import ImageClassification
-
-    model = _build(reference)
-    preset = ImageClassification(crop_size=224)
+    model, preset = _build(reference), imagenet_preset()
     if weights == _AS_RETURNED:
         return model, preset, [], None, ()
     path = _weights_file(weights, [])
@@ -333,7 +331,8 @@ def _without_misfit(
 ) -> dict[str, Tensor]:
     """The weights with a head of NaN in the place of another, or none."""
     own = {f"{head}.{key}": value for key, value in _state_of(model, head).items()}
-    if all(key in state and state[key].shape == own[key].shape for key in own):
+    shapes = {key: getattr(state.get(key), "shape", None) for key in own}
+    if all(shapes[key] == value.shape for key, value in own.items()):
         return state
     # A new head has other names within the old one, fc.1.weight, or in its place.
     place = f"{head.partition('.')[0]}."
@@ -384,10 +383,9 @@ def _try_out(model: nn.Module, prepare: Callable[[Any], Tensor], name: str) -> i
         with torch.no_grad():
             scores = model(image)
     except Exception as error:  # whatever it does
-        reference = name if is_reference(name) else None
         raise WrongUsage(
             f"--model {name} fails on a picture of shape {shape}: "
-            f"{raised(error, reference)}; see whether --preprocess is what it was "
+            f"{raised(error, name)}; see whether --preprocess is what it was "
             "trained with"
         ) from None
     wanted = f"expected --model {name} to return logits, (1, classes), for one picture"

@@ -27,7 +27,7 @@ def look_up(reference: str, option: str) -> Any:
     """Imports the module and returns what the name after the colon stands for.
 
     Modules are looked for in the current directory first, as ``python -m`` does; those
-    that a file imports also beside it, as ``python file.py`` does. Importing runs the
+    that a file imports beside it before, as ``python file.py`` does. Importing runs the
     module.
 
     Args:
@@ -53,7 +53,7 @@ def look_up(reference: str, option: str) -> Any:
         if isinstance(error, FileNotFoundError) and error.filename == place:
             raise WrongUsage(f"{option}: no such file: {printable(place)}") from None
         raise WrongUsage(
-            f"{option}: cannot import {printable(place)}: {raised(error, None)}"
+            f"{option}: cannot import {printable(place)}: {raised(error, reference)}"
         ) from None
     found: Any = module
     for part in name.split("."):
@@ -69,12 +69,15 @@ def look_up(reference: str, option: str) -> Any:
 
 
 def source_of(reference: str) -> Path | None:
-    """The file of the module, if it is known; it is imported already."""
+    """The file of the module, if it is known."""
     place = reference.rpartition(":")[0]
     if place.endswith(".py"):
         return Path(place)
-    file = getattr(sys.modules.get(place), "__file__", None)
-    return None if file is None else Path(file)
+    try:
+        spec = importlib.util.find_spec(place)
+    except Exception:  # a package above it may raise anything
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def takes_nothing(function: Any) -> bool:
@@ -97,10 +100,10 @@ def _takes(function: Any, *arguments: None) -> bool:
     return True
 
 
-def raised(error: BaseException, reference: str | None) -> str:
+def raised(error: BaseException, reference: str) -> str:
     """What went wrong in code of the user's, and in which line of its file."""
     message = f"{type(error).__name__}: {one_line(error)}"
-    source = None if reference is None else source_of(reference)
+    source = source_of(reference) if is_reference(reference) else None
     if source is None:
         return message
     frames = [
@@ -112,9 +115,9 @@ def raised(error: BaseException, reference: str | None) -> str:
 
 
 def _import(name: str) -> ModuleType:
-    _look_first_in(os.getcwd())
     if name.startswith(".") or "/" in name or os.sep in name:
         raise ModuleNotFoundError(name=name)
+    _look_first_in(os.getcwd())
     return importlib.import_module(name)
 
 
@@ -125,6 +128,7 @@ def _import_file(place: str) -> ModuleType:
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) == str(path):
             return module
+    _look_first_in(os.getcwd())
     _look_first_in(str(path.parent))
     # Under its own name, so that what it defines can be sent to other processes;
     # unless a module of this name is there already, such as one of a library.

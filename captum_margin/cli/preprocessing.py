@@ -60,8 +60,6 @@ def find_preprocessing(reference: str) -> Callable[[Any], Tensor]:
     Raises:
         WrongUsage: If there is no such callable, or it makes something else.
     """
-    from torchvision.transforms._presets import ImageClassification
-
     option = "--preprocess"
     found: Any = look_up(reference, option)
     if callable(found) and not takes_one(found) and takes_nothing(found):
@@ -78,7 +76,7 @@ def find_preprocessing(reference: str) -> Callable[[Any], Tensor]:
             f"expected {option} {reference} to be a function of a picture, or an "
             f"object such as a torchvision.transforms.Compose (got {what}{name})"
         )
-    if isinstance(found, ImageClassification):  # torchvision's own, of some weights
+    if isinstance(found, type(imagenet_preset())):  # of some weights of torchvision
         preset: Callable[[Any], Tensor] = found
         return preset
     preprocess = UsersPreprocessing(found, reference)
@@ -87,6 +85,13 @@ def find_preprocessing(reference: str) -> Callable[[Any], Tensor]:
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     return preprocess
+
+
+def imagenet_preset() -> Any:
+    """Torchvision's way with pictures for most of its networks."""
+    from torchvision.models import ResNet18_Weights
+
+    return ResNet18_Weights.IMAGENET1K_V1.transforms()
 
 
 def trial_picture(width: int = _SIDE) -> Any:

@@ -132,10 +132,10 @@ def test_the_part_of_the_other_class_is_coloured(
 def test_of_a_preprocessing_of_ones_own_what_the_network_sees_is_shown(
     monkeypatch, photographs, tmp_path
 ):
-    def right_half(image):
-        return to_tensor(image.crop((40, 0, 80, 80)))
+    def strip(image):
+        return to_tensor(image.crop((10, 0, 50, 80)))
 
-    prepare = UsersPreprocessing(right_half, "nets:right_half")
+    prepare = UsersPreprocessing(strip, "nets:strip")
     loaded = classifier.Classifier(Colours().eval(), prepare, [0], [1], ["x"], "w")
     monkeypatch.setattr(audit, "load", lambda *_: loaded)
     rows, _, page = run(photographs, tmp_path / "out", "--metric", "cosine")
@@ -147,8 +147,11 @@ def test_of_a_preprocessing_of_ones_own_what_the_network_sees_is_shown(
     pixels = np.asarray(image).astype(float)
     # 40 of 80 pixels wide: a quarter is left white on either side.
     assert pixels[:, : side // 5].min() > 240 < pixels[:, -side // 5 :].min()
-    seen = pixels[:, side * 3 // 10 : side * 7 // 10]
-    assert (seen[..., 0] - seen[..., 2]).mean() > 255 * 0.3  # all of it speaks for red
+    # Of the strip, from column 10 to 50 of the image, red begins at 24.
+    where = (pixels[..., 0] - pixels[..., 2]) / 255
+    edge = side // 4 + side // 2 * 14 // 40
+    assert np.abs(where[:, side // 4 + 4 : edge - 4]).mean() < 0.05
+    assert where[:, edge + 4 : side * 3 // 4 - 4].mean() > 0.3
 
 
 def test_the_map_is_that_of_the_library(colours, photographs, tmp_path):

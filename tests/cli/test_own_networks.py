@@ -16,6 +16,7 @@ from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
 from captum_margin.cli import classifier, main
+from captum_margin.cli.audit import folder
 from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.why import overlaid
 from captum_margin.cli.preprocessing import find_preprocessing, normalisation
@@ -108,6 +109,16 @@ class Map(Colours):
         return self.look(x)
 
 
+class Twice(Colours):
+    def forward(self, x):
+        return self.decide(super().forward(x))
+
+
+class NoLayer(nn.Module):
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+
+
 class Refuses(Colours):
     def forward(self, x):
         raise KeyError("never")
@@ -141,6 +152,13 @@ def dark(image):
 
 def of_any_size(image):
     return transforms.ToTensor()(image)
+
+
+def as_tensor(image):
+    return transforms.ToTensor()(image)
+
+
+without_a_name = lambda image: as_tensor(image)
 
 
 def curved(image):
@@ -304,9 +322,10 @@ MODELS = [
     ("nets:needs", "needs arguments"),
     ("nets:fails", f"nets:fails fails: KeyError: 'x' (nets.py, line {LINE})"),
     ("nets:leaves", "nets:leaves fails: SystemExit: 3"),
-    ("broken:build", "cannot import broken: ValueError: at import"),
+    ("broken:build", "broken: ValueError: at import (broken.py, line 1)"),
     ("leaves.py:build", "cannot import leaves.py: SystemExit: usage: ..."),
-    ("wants:x", "ModuleNotFoundError: No module named 'missing_package'"),
+    ("wants:x", "wants: ModuleNotFoundError: No module named 'missing_package'"),
+    ("nets.build", "a network of your own is --model package.module:function"),
 ]  # fmt: skip
 
 OUTPUTS = [
@@ -333,7 +352,7 @@ PREPROCESSINGS = [
 @pytest.mark.parametrize(("model", "part"), MODELS + OUTPUTS)
 def test_a_wrong_network_is_one_line(run, model, part):
     status, _, error = run("explain", "photo.png", "--model", model)
-    assert status == 2
+    assert status == (2 if ":" in model else 1)
     assert_one_error_line(error, "--model", part)
 
 
@@ -451,9 +470,15 @@ def test_audit_says_what_is_wrong_with_a_preprocessing(run, folders):
     status, _, error = run("audit", "data", *arguments)
     assert status == 1
     assert_one_error_line(error, "one size for all pictures")
-    status, _, error = run("audit", "data", "--model", "nets:Refuses")
-    assert status == 1
-    assert_one_error_line(error, "cannot compute features: 'never'")
+    for model, part in [
+        ("nets:Refuses", "'never'"),
+        ("nets:Twice", "the last layer of the network, decide, runs more than once"),
+        ("nets:NoLayer", "has no linear or convolutional layer"),
+    ]:
+        status, _, error = run("audit", "data", "--model", model)
+        assert status == 1
+        assert_one_error_line(error, f"cannot compute features: {part}")
+        assert part in error
 
 
 def test_a_map_lies_over_what_the_preprocessing_shows(here, tmp_path):
@@ -478,6 +503,29 @@ def test_a_map_lies_over_what_the_preprocessing_shows(here, tmp_path):
     assert painted.shape == (40, 20, 3)
     assert (orange[:, :2] < 120).all()  # from the very top to the very bottom
     assert (np.ptp(painted[:, 10:], axis=2) == 0).all()  # grey: no heat
+
+
+def test_only_what_can_be_sent_goes_to_other_processes(here):
+    named = find_preprocessing("nets.py:as_tensor")
+    assert folder._can_be_sent(folder._Images([], named))
+    unnamed = find_preprocessing("nets.py:without_a_name")
+    assert not folder._can_be_sent(folder._Images([], unnamed))
+
+
+def test_a_network_without_weights_can_be_explained(run, here):
+    arguments = ("--preprocess", "nets:transform", "--n-evaluations", 16)
+    status, _, error = run(
+        "explain", "photo.png", "--model", "nets:NoLayer", *arguments
+    )
+    assert (status, error) == (0, "")
+
+
+def test_a_file_finds_what_lies_beside_it_and_here(run, here):
+    (here / "deep" / "er").mkdir(parents=True)
+    (here / "deep" / "er" / "own.py").write_text("from beside import build\n")
+    (here / "deep" / "er" / "beside.py").write_text("from nets import build\n")
+    loaded = classifier.load("deep/er/own.py:build", "DEFAULT", CPU)
+    assert type(loaded.model).__module__ == "nets"
 
 
 def test_the_program_in_a_process_of_its_own(here):

@@ -239,7 +239,7 @@ def drop_classifier(model: nn.Module, image: Tensor) -> str:
         str: Name of the layer that now does nothing.
 
     Raises:
-        ValueError: If no such layer runs.
+        ValueError: If no such layer runs, or the last one runs more than once.
 
     Cost: one forward pass.
     """
@@ -259,6 +259,11 @@ def drop_classifier(model: nn.Module, image: Tensor) -> str:
         raise ValueError(
             "the network has no linear or convolutional layer to take the input of; "
             "name a layer with --layer"
+        )
+    if ran.count(ran[-1]) > 1:
+        raise ValueError(
+            f"the last layer of the network, {ran[-1]}, runs more than once; name a "
+            "layer with --layer"
         )
     parent, _, name = ran[-1].rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())
