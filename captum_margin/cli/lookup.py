@@ -102,7 +102,9 @@ def _takes(function: Any, *arguments: None) -> bool:
 
 def raised(error: BaseException, reference: str) -> str:
     """What went wrong in code of the user's, and in which line of its file."""
-    message = f"{type(error).__name__}: {one_line(error)}"
+    message, kind = one_line(error), type(error).__name__
+    if not message.startswith(kind):
+        message = f"{kind}: {message}"
     source = source_of(reference) if is_reference(reference) else None
     if source is None:
         return message

@@ -38,7 +38,9 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Returns the error's message as one line of bounded length."""
-    message = " ".join(printable(str(error)).split()) or type(error).__name__
+    message = " ".join(printable(str(error)).split())
+    if not message or isinstance(error, LookupError):  # which is but a key
+        message = f"{type(error).__name__}: {message}".removesuffix(": ")
     if len(message) > _ERROR_LENGTH:
         message = message[: _ERROR_LENGTH - 3] + "..."
     return message

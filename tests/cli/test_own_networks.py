@@ -471,14 +471,13 @@ def test_audit_says_what_is_wrong_with_a_preprocessing(run, folders):
     assert status == 1
     assert_one_error_line(error, "one size for all pictures")
     for model, part in [
-        ("nets:Refuses", "'never'"),
+        ("nets:Refuses", "KeyError: 'never'"),
         ("nets:Twice", "the last layer of the network, decide, runs more than once"),
         ("nets:NoLayer", "has no linear or convolutional layer"),
     ]:
         status, _, error = run("audit", "data", "--model", model)
         assert status == 1
-        assert_one_error_line(error, f"cannot compute features: {part}")
-        assert part in error
+        assert_one_error_line(error, "cannot compute features: ", part)
 
 
 def test_a_map_lies_over_what_the_preprocessing_shows(here, tmp_path):

@@ -48,10 +48,10 @@ _N_TOP = 5
 _DESCRIPTION = """\
 Explain what an image classifier, torchvision's or your own, sees in photographs. For
 every image the top classes are printed, and a picture (.png) and a record (.json) are
-written. An image
-that cannot be read is reported and the others are still explained. Of a folder all
-images in it and below are explained, and listed in index.csv; what has been done for
-the same settings is kept, so that an interrupted run goes on where it was.
+written. An image that cannot be read is reported and the others are still explained.
+Of a folder all images in it and below are explained, and listed in index.csv; what has
+been done for the same settings is kept, so that an interrupted run goes on where it
+was.
 
 A network of your own is named by a function without arguments that returns it, with
 its weights: --model package.module:function, or path/to/file.py:function. The module is

@@ -46,8 +46,8 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     from captum_margin.attr import RepresentativeInterpretation
 
     model, show_progress = classifier.model, sys.stderr.isatty()
-    references = find_references(args.references, classifier.preprocess, show_progress)
     check_one_size(classifier.preprocess)
+    references = find_references(args.references, classifier.preprocess, show_progress)
     device = classifier.device
     layer = choose_layer(model, references[0][None].to(device), args.layer)
     n_maps, height, width = layer.shape
