@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,12 @@ from captum_margin.cli.preprocessing import (
 
 _IMAGENET = "imagenet"
 _AS_RETURNED = "DEFAULT"  # weights, of a network that a function returns
-_HAVE_EXTRA_HEADS = ("googlenet", "inception_v3")
+_INCEPTIONS = dict.fromkeys(
+    ("googlenet", "inception_v3"),
+    # Heads that only training uses never run here. A state dict does not tell whether
+    # the input is scaled once more: torchvision's does, and what began as it.
+    {"aux_logits": False, "init_weights": False, "transform_input": True},
+)
 
 
 @dataclass(frozen=True)
@@ -224,12 +228,8 @@ def _from_torchvision(name: str, weights: str, needs_head: bool) -> _Found:
     entry = min(known, key=lambda option: option.transforms().crop_size[0])
     path = _weights_file(weights, list(known.__members__))
     state = read_state(path)
-    # Heads that only training uses are left out: they never run here.
-    extra = {"aux_logits": False} if name in _HAVE_EXTRA_HEADS else {}
-    with warnings.catch_warnings():
-        # Of initial values, which are overwritten.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = models.get_model(name, weights=None, **extra)
+    extra = _INCEPTIONS.get(name, {})
+    model = models.get_model(name, weights=None, **extra)
     state, beside = fit_names(state, model, path)
     if extra:
         heads = ("aux1.", "aux2.", "AuxLogits.")
@@ -246,7 +246,13 @@ def _from_torchvision(name: str, weights: str, needs_head: bool) -> _Found:
     categories = list(entry.meta["categories"])
     if n_classes != len(categories):
         categories = [f"class {i}" for i in range(n_classes)]
-    return model, entry.transforms(), categories, str(path), _notes(beside, path)
+    notes = _notes(beside, path)
+    if extra:
+        notes += (
+            f"{name} is taken to scale its input as torchvision's trained one does "
+            "(transform_input=True)",
+        )
+    return model, entry.transforms(), categories, str(path), notes
 
 
 def _from_function(reference: str, weights: str, needs_head: bool) -> _Found:

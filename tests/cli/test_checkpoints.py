@@ -175,7 +175,10 @@ def test_heads_for_training_alone_are_left_out(saved):
         model.state_dict(),
         {k: v for k, v in model.state_dict().items() if not k.startswith("aux")},
     ):
-        loaded = load(saved(contents), "googlenet").model.state_dict()
+        found = load(saved(contents), "googlenet")
+        # As torchvision's own weights want it, which a state dict does not tell.
+        assert found.model.transform_input and "transform_input" in found.notes[0]
+        loaded = found.model.state_dict()
         assert all(torch.equal(loaded[name], contents[name]) for name in loaded)
         assert len(loaded["fc.bias"]) == 3
 
