@@ -32,12 +32,10 @@ from captum_margin.cli.preprocessing import (
 
 _IMAGENET = "imagenet"
 _AS_RETURNED = "DEFAULT"  # weights, of a network that a function returns
-_INCEPTIONS = dict.fromkeys(
-    ("googlenet", "inception_v3"),
-    # Heads that only training uses never run here. A state dict does not tell whether
-    # the input is scaled once more: torchvision's does, and what began as it.
-    {"aux_logits": False, "init_weights": False, "transform_input": True},
-)
+_INCEPTIONS = ("googlenet", "inception_v3")
+# Heads that only training uses never run here. A state dict does not tell whether the
+# input is scaled once more: torchvision's own wants it, and what was trained from it.
+_OF_INCEPTIONS = {"aux_logits": False, "init_weights": False, "transform_input": True}
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def _from_torchvision(name: str, weights: str, needs_head: bool) -> _Found:
     entry = min(known, key=lambda option: option.transforms().crop_size[0])
     path = _weights_file(weights, list(known.__members__))
     state = read_state(path)
-    extra = _INCEPTIONS.get(name, {})
+    extra = _OF_INCEPTIONS if name in _INCEPTIONS else {}
     model = models.get_model(name, weights=None, **extra)
     state, beside = fit_names(state, model, path)
     if extra:
