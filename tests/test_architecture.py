@@ -166,7 +166,16 @@ def test_nobody_outside_a_wing_imports_its_inner_files(wing):
 
 @pytest.mark.parametrize(
     ("hall", "shared"),
-    [("attr", set()), ("cli", {"output.py", "images.py", "classifier.py"})],
+    [
+        ("attr", set()),
+        (
+            "cli",
+            {
+                *("output.py", "images.py", "classifier.py"),
+                *("lookup.py", "checkpoint.py", "preprocessing.py"),
+            },
+        ),
+    ],
 )
 def test_no_file_lies_flat_beside_the_wings(hall, shared):
     flat = {path.name for path in (PACKAGE / hall).iterdir() if path.is_file()}

@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         int: Exit status: 0 if all was done, 1 if something was not (said in one line
-        on the error stream), 130 if interrupted. Wrong usage exits with 2; without a
-        command the help is printed first.
+        on the error stream), 2 if what ``--model`` or ``--preprocess`` names is not
+        there or of the wrong kind, 130 if interrupted. Other wrong usage exits with 2;
+        without a command the help is printed first.
 
     Example:
         >>> from captum_margin.cli import main
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
     except CommandError as error:
         print(f"captum-margin: error: {error}", file=sys.stderr)
-        status = 1
+        status = error.status
     except KeyboardInterrupt:
         print("captum-margin: interrupted", file=sys.stderr)
         status = 130

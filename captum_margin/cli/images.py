@@ -69,8 +69,16 @@ class ReferenceFolder(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """One of them, (C, H, W)."""
-        return self.preprocess(read_image(self.paths[index]))
+        """One of them, (C, H, W).
+
+        Raises:
+            CommandError: If it cannot be read, or made fit for the model.
+        """
+        image = read_image(self.paths[index])
+        try:
+            return self.preprocess(image)
+        except ValueError as error:
+            raise CommandError(f"{self.paths[index]}: {error}") from None
 
 
 def images_in(folder: Path, *, but: Path | None = None) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,36 @@ from pathlib import Path
 from captum_margin._version import versions
 
 _ERROR_LENGTH = 300
+_ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.?")
 
 
 class CommandError(Exception):
-    """Something the user can mend; its message is shown as one line."""
+    """Something the user can mend; its message is shown as one line.
+
+    Attributes:
+        status (int): What the program exits with.
+    """
+
+    status = 1
+
+
+class WrongUsage(CommandError):
+    """An option that names nothing that is there, or nothing of the right kind."""
+
+    status = 2
+
+
+def printable(text: str) -> str:
+    """Returns the text without codes that a terminal would obey."""
+    text = _ESCAPE_CODE.sub("", text)
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def one_line(error: BaseException) -> str:
     """Returns the error's message as one line of bounded length."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(printable(str(error)).split())
+    if not message or isinstance(error, LookupError):  # which is but a key
+        message = f"{type(error).__name__}: {message}".removesuffix(": ")
     if len(message) > _ERROR_LENGTH:
         message = message[: _ERROR_LENGTH - 3] + "..."
     return message

@@ -13,11 +13,13 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.functional import to_tensor
 
 from captum_margin.cli import classifier, main
 from captum_margin.cli.audit import command as audit
 from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.why import overlaid
+from captum_margin.cli.preprocessing import UsersPreprocessing
 from captum_margin.influence import LabelNoise
 
 SIZE = 64
@@ -125,6 +127,31 @@ def test_the_part_of_the_other_class_is_coloured(
     assert 'alt="Map: where &lt;b&gt;blue/0.png speaks for red"' in page
     assert ("hiding parts of it" in page) == explain
     assert "<b>blue" not in page.split('<script type="application/json"')[0]
+
+
+def test_of_a_preprocessing_of_ones_own_what_the_network_sees_is_shown(
+    monkeypatch, photographs, tmp_path
+):
+    def strip(image):
+        return to_tensor(image.crop((10, 0, 50, 80)))
+
+    prepare = UsersPreprocessing(strip, "nets:strip")
+    loaded = classifier.Classifier(Colours().eval(), prepare, [0], [1], ["x"], "w")
+    monkeypatch.setattr(audit, "load", lambda *_: loaded)
+    rows, _, page = run(photographs, tmp_path / "out", "--metric", "cosine")
+    assert rows[0]["name"] == "<b>blue/0.png" and rows[0]["is_label_issue"] == "True"
+    (text,) = re.findall(r'<figure class="why"[^>]*><img src="[^,]+,([^"]+)"', page)[:1]
+    image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+    side = image.size[0]
+    assert image.size == (side, side)
+    pixels = np.asarray(image).astype(float)
+    # 40 of 80 pixels wide: a quarter is left white on either side.
+    assert pixels[:, : side // 5].min() > 240 < pixels[:, -side // 5 :].min()
+    # Of the strip, from column 10 to 50 of the image, red begins at 24.
+    where = (pixels[..., 0] - pixels[..., 2]) / 255
+    edge = side // 4 + side // 2 * 14 // 40
+    assert np.abs(where[:, side // 4 + 4 : edge - 4]).mean() < 0.05
+    assert where[:, edge + 4 : side * 3 // 4 - 4].mean() > 0.3
 
 
 def test_the_map_is_that_of_the_library(colours, photographs, tmp_path):

@@ -24,6 +24,7 @@ from captum_margin.cli.audit.questions import Answers, ask, unknown_classes
 from captum_margin.cli.audit.table import read_csv
 from captum_margin.cli.audit.why import Why, explain_suspects
 from captum_margin.cli.classifier import check_name, find_device, load
+from captum_margin.cli.lookup import look_up
 from captum_margin.cli.output import (
     CommandError,
     count,
@@ -51,8 +52,9 @@ that cannot be read is listed and left out.
 
 DATA is one of
   a folder   with a folder of images for each class. They are run through a torchvision
-             classifier, and those are alike whose features are: what its last layer
-             takes in. It need not know these classes. Features are kept in
+             classifier, or a network of your own, and those are alike whose features
+             are: what its last layer takes in. It need not know these classes, and
+             weights from a FILE may have other ones, or none. Features are kept in
              features.npz, which can be audited in turn. If all folders in it are
              splits (train, training, val, valid, validation, dev, test, testing) and
              hold the folders of the classes, it is read so, and all splits together
@@ -72,6 +74,7 @@ _EPILOG = """\
 examples:
   captum-margin audit photographs
   captum-margin audit photographs --model resnet50 --top 100 --out audit
+  captum-margin audit photographs --model nets.py:build --preprocess nets.py:transform
   captum-margin audit measurements.csv --labels species
   captum-margin audit digits.npz
   captum-margin audit digits.npz --pred-probs probabilities.csv
@@ -91,13 +94,24 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument(
         "--model",
-        help=f"folder: name of a torchvision classifier (default: {_MODEL})",
+        metavar="NAME|MODULE:FUNCTION",
+        help="folder: name of a torchvision classifier, or of a function without "
+        "arguments that returns a network, such as package.module:function or "
+        f"path/to/file.py:function (default: {_MODEL})",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE|DEFAULT",
         help="folder: file with the model's state dict, or DEFAULT (or another name of "
-        f"torchvision's) to download it once (default: {_WEIGHTS})",
+        "torchvision's) to download it once; with MODULE:FUNCTION, DEFAULT is what it "
+        f"returns (default: {_WEIGHTS})",
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="MODULE:FUNCTION",
+        help="folder: function from a PIL image to what the network takes, (C, H, W), "
+        "of one size for all (default: torchvision's for these weights; for a network "
+        "of your own that for ImageNet)",
     )
     parser.add_argument(
         "--layer",
@@ -225,7 +239,10 @@ def _kind(args: argparse.Namespace) -> str:
     if not path.is_dir() and suffix not in (".csv", ".npz"):
         raise CommandError(f"expected a folder, a .csv or a .npz (got {path})")
     kind = "folder" if path.is_dir() else suffix[1:]
-    of_folders = ("model", "weights", "layer", "batch_size", "device", "explain")
+    of_folders = (
+        *("model", "weights", "preprocess", "layer"),
+        *("batch_size", "device", "explain"),
+    )
     for option in ("labels",) if kind == "folder" else of_folders:
         if getattr(args, option) is not None:
             args.usage_error(
@@ -245,10 +262,13 @@ def _read(args: argparse.Namespace, kind: str) -> AuditData:
         return data
     name = args.model or _MODEL
     check_name(name)
+    if args.preprocess is not None:
+        look_up(args.preprocess, "--preprocess")
     device = find_device(args.device)
     images = find_images(args.data)
     make_folder(args.out)
-    classifier = load(name, args.weights or _WEIGHTS, device)
+    weights = args.weights or _WEIGHTS
+    classifier = load(name, weights, device, args.preprocess, None, False)
     data = read_folder(
         images,
         classifier,
@@ -257,6 +277,8 @@ def _read(args: argparse.Namespace, kind: str) -> AuditData:
         sys.stderr.isatty(),
     )
     data.record["model"] = name
+    if args.preprocess is not None:
+        data.record["preprocess"] = args.preprocess
     # The dear part: it need not be done twice, whatever comes.
     arrays: dict[str, Any] = {
         "features": data.features.numpy(),
@@ -289,7 +311,8 @@ def _made(
 ) -> dict[str, str]:
     """How it was made, for the reader of the page."""
     made = {"Data": str(args.data)}
-    for key in ("model", "weights", "layer", "device", "label_column"):
+    keys = ("model", "weights", "preprocess", "layer", "device", "label_column")
+    for key in keys:
         if data.record.get(key):
             made[key.replace("_", " ").capitalize()] = str(data.record[key])
     if args.pred_probs is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
 from captum_margin.cli.images import SUFFIXES, read_image
 from captum_margin.cli.output import CommandError, one_line
+from captum_margin.cli.preprocessing import check_one_size, trial_picture
 from captum_margin.influence._extraction import as_module, extract
 
 _UNREADABLE = -1
@@ -157,23 +159,26 @@ def read_folder(
     Cost: one forward pass and one decoding per image; O(N · F) memory.
     """
     model = classifier.model
-    device = next(model.parameters()).device
+    device = classifier.device
+    check_one_size(classifier.preprocess)
     dataset = _Images(images.paths, classifier.preprocess)
     # A CPU that computes the features is busy; beside a GPU it should decode ahead.
-    workers = 0 if device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
+    alone = device.type == "cpu" or not _can_be_sent(dataset)
+    workers = 0 if alone else min(_MAX_WORKERS, os.cpu_count() or 1)
     loader = DataLoader(
         dataset, batch_size, num_workers=workers, generator=torch.Generator()
     )
     try:
         if layer is None:
-            layer = f"input of {drop_classifier(model, dataset.blank[None].to(device))}"
-            module: nn.Module = model
+            last = drop_classifier(model, dataset.blank[None].to(device))
+            layer = f"input of {last}"
+            module = model.get_submodule(last)
         else:
             module = as_module(model, layer)
         features, found, _ = extract(
             model, loader, module, "mean", show_progress, "features"
         )
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # a network of the user's may raise anything
         raise CommandError(f"cannot compute features: {one_line(error)}") from None
     kept = [i for i in found if i != _UNREADABLE]
     left_out = sorted({*range(len(dataset))} - {*kept})
@@ -205,24 +210,36 @@ def read_folder(
         seen=SeenImages(model, module, classifier.preprocess, paths),
         picture=lambda index, side: read_image(paths[index], side=side),
         unreadable=unreadable,
-        notes=images.notes,
+        notes=[*classifier.notes, *images.notes],
         record={"layer": layer, "weights": classifier.weights, "device": str(device)},
     )
 
 
+def _can_be_sent(dataset: Dataset[Any]) -> bool:
+    """Whether other processes can have it; a lambda of the user's they cannot."""
+    try:
+        pickle.dumps(dataset)
+    except Exception:  # each object has its own
+        return False
+    return True
+
+
 def drop_classifier(model: nn.Module, image: Tensor) -> str:
-    """Makes the network return what its classifying layer takes in, pooled.
+    """Makes the classifying layer of the network return what it takes in.
 
     That layer is the last linear or convolutional one that runs (heads for training
-    alone, as Inception has, do not). What may come after it, pooling and flattening,
-    does to its input what it did to its output.
+    alone, as Inception has, do not). What may come after it still runs: pooling and
+    flattening do to its input what they did to its output.
 
     Args:
         model (Module): The network, which is changed.
         image (Tensor): What is put in to see which layer is last, (1, C, H, W).
 
     Returns:
-        str: Name of the layer that is no more.
+        str: Name of the layer that now does nothing.
+
+    Raises:
+        ValueError: If no such layer runs, or the last one runs more than once.
 
     Cost: one forward pass.
     """
@@ -238,6 +255,16 @@ def drop_classifier(model: nn.Module, image: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
+    if not ran:
+        raise ValueError(
+            "the network has no linear or convolutional layer to take the input of; "
+            "name a layer with --layer"
+        )
+    if ran.count(ran[-1]) > 1:
+        raise ValueError(
+            f"the last layer of the network, {ran[-1]}, runs more than once; name a "
+            "layer with --layer"
+        )
     parent, _, name = ran[-1].rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())
     return ran[-1]
@@ -250,11 +277,9 @@ class _Images(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, paths: list[Path], preprocess: Callable[[Any], Tensor]) -> None:
-        from PIL import Image
-
         self.paths = paths
         self.preprocess = preprocess
-        self.blank = torch.zeros_like(preprocess(Image.new("RGB", (256, 256))))
+        self.blank = torch.zeros_like(preprocess(trial_picture()))
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -113,9 +113,14 @@ class _Thumbnails:
             return None
         contents = io.BytesIO()
         if heat is not None:
-            assert self.data.seen is not None  # which it is of
-            square = ImageOps.fit(image.convert("RGB"), (side, side))
-            image = overlaid(square, heat, self.data.seen.side_seen)
+            seen = self.data.seen
+            assert seen is not None  # which it is of
+            if seen.side_seen is None:
+                whole = overlaid(seen.picture(index), heat, None)
+                image = ImageOps.pad(whole, (side, side), color="white")
+            else:
+                square = ImageOps.fit(image.convert("RGB"), (side, side))
+                image = overlaid(square, heat, seen.side_seen)
         if max(image.size) <= _TINY:
             image.save(contents, "PNG", optimize=True)
             kind = "png"

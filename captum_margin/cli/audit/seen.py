@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_margin.cli.classifier import device_of
 from captum_margin.cli.images import read_image
+from captum_margin.cli.preprocessing import normalisation
 from captum_margin.influence._extraction import pooled
 
 _SAME = 1e-4  # of the largest feature; sums in another order
@@ -39,11 +41,28 @@ class SeenImages:
         self._positive = False
 
     @property
-    def side_seen(self) -> float:
-        """Side of the square in the middle that the network sees, of the shorter."""
+    def side_seen(self) -> float | None:
+        """Side of the square in the middle that the network sees, of the shorter.
+
+        None of a preprocessing of the user's, which may show it anything.
+        """
         crop = getattr(self.preprocess, "crop_size", None)
         whole = getattr(self.preprocess, "resize_size", None)
-        return crop[0] / whole[0] if crop and whole else 1.0
+        return crop[0] / whole[0] if crop and whole else None
+
+    def picture(self, index: int) -> Any:
+        """A sample as the network sees it, PIL's.
+
+        Raises:
+            CommandError: If it cannot be read any more.
+            ValueError: If the network sees neither grey nor colour.
+        """
+        from PIL import Image
+
+        from captum_margin.viz._arrays import displayable_image
+
+        pixels = displayable_image(self.image(index), *normalisation(self.preprocess))
+        return Image.fromarray((255 * pixels).round().astype("uint8"))
 
     def image(self, index: int) -> Tensor:
         """A sample as the network takes it, (1, C, H, W).
@@ -51,7 +70,7 @@ class SeenImages:
         Raises:
             CommandError: If it cannot be read any more.
         """
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         return self.preprocess(read_image(self.paths[index]))[None].to(device)
 
     @torch.no_grad()

@@ -93,7 +93,7 @@ def explain_suspects(
             heat = heat.clamp(min=0)
             if float(heat.max()) > 0:
                 why.heat[i] = heat / heat.max()
-    except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a network of the user's may raise anything
         answers.errors["maps of the suspects"] = one_line(error)
         why.record["left_out"] = one_line(error)
     why.record["maps"] = len(why.heat)
@@ -128,22 +128,24 @@ def _by_saliency(
     return saliency[0, 0].cpu()
 
 
-def overlaid(picture: Any, heat: Tensor, side_seen: float) -> Any:
-    """A picture with a heat map over the square in its middle.
+def overlaid(picture: Any, heat: Tensor, side_seen: float | None) -> Any:
+    """A picture with a heat map over the square in its middle, or over all of it.
 
     Args:
         picture (Image): PIL's, RGB.
         heat (Tensor): Within [0, 1], (h, w).
-        side_seen (float): Side of the square, of the picture's shorter side.
+        side_seen (float, optional): Side of the square, of the picture's shorter side;
+            None for all of the picture.
     """
-    width, height = picture.size
-    side = max(1, round(side_seen * min(width, height)))
-    left, top = (width - side) // 2, (height - side) // 2
+    width, height = size = picture.size
+    if side_seen is not None:
+        size = (max(1, round(side_seen * min(size))),) * 2
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
     grown = torch.nn.functional.interpolate(
-        heat[None, None].float(), (side, side), mode="bilinear", align_corners=False
+        heat[None, None].float(), size[::-1], mode="bilinear", align_corners=False
     )[0, 0]
     strength = torch.zeros(height, width)
-    strength[top : top + side, left : left + side] = grown.clamp(0, 1)
+    strength[top : top + size[1], left : left + size[0]] = grown.clamp(0, 1)
     return _painted(picture, strength)
 
 

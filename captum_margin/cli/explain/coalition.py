@@ -32,11 +32,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     @functools.cache
     def explainer(shape: tuple[int, ...]) -> CoalitionPerturbation:
         """Of convolutional networks it takes maps of all sizes, of others tokens."""
-        device = next(classifier.model.parameters()).device
+        image = torch.zeros(shape, device=classifier.device)
         try:
-            layer, reshape = layer_of_maps(
-                classifier.model, torch.zeros(shape, device=device)
-            )
+            layer, reshape = layer_of_maps(classifier.model, image)
         except ValueError:
             reshape = None
         if reshape is None:
@@ -78,11 +76,9 @@ def _draw(image: Tensor, coalitions: Tensor, classifier: Classifier) -> Figure:
     from matplotlib.figure import Figure
     from skimage.segmentation import mark_boundaries
 
-    mean, std = (
-        torch.tensor(values)[:, None, None]
-        for values in (classifier.mean, classifier.std)
-    )
-    pixels = (image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+    from captum_margin.viz._arrays import displayable_image
+
+    pixels = displayable_image(image, classifier.mean, classifier.std)
     bordered = mark_boundaries(  # type: ignore[no-untyped-call]
         pixels, coalitions.cpu().numpy(), color=(1, 1, 0), mode="inner"
     )

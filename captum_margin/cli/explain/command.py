@@ -1,4 +1,4 @@
-"""``captum-margin explain``: images, a torchvision classifier, pictures and records."""
+"""``captum-margin explain``: images, a classifier, pictures and records."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from captum_margin.cli.explain.records import (
     write_json,
 )
 from captum_margin.cli.images import read_image
+from captum_margin.cli.lookup import look_up
 from captum_margin.cli.output import (
     CommandError,
     count,
@@ -45,11 +46,20 @@ if TYPE_CHECKING:
 _N_TOP = 5
 
 _DESCRIPTION = """\
-Explain what a torchvision classifier sees in photographs. For every image the top
-classes are printed, and a picture (.png) and a record (.json) are written. An image
-that cannot be read is reported and the others are still explained. Of a folder all
-images in it and below are explained, and listed in index.csv; what has been done for
-the same settings is kept, so that an interrupted run goes on where it was."""
+Explain what an image classifier, torchvision's or your own, sees in photographs. For
+every image the top classes are printed, and a picture (.png) and a record (.json) are
+written. An image that cannot be read is reported and the others are still explained.
+Of a folder all images in it and below are explained, and listed in index.csv; what has
+been done for the same settings is kept, so that an interrupted run goes on where it
+was.
+
+A network of your own is named by a function without arguments that returns it, with
+its weights: --model package.module:function, or path/to/file.py:function. The module is
+run, and looked for in the current directory first. How it takes pictures is named in
+the same way: --preprocess names a function from a PIL image to a tensor (C, H, W), or
+an object such as a torchvision.transforms.Compose, or a function without arguments that
+returns one. Weights in a FILE may be of any number of classes, and a checkpoint of
+Lightning, DataParallel or torch.compile."""
 
 _EPILOG = """\
 examples:
@@ -59,6 +69,9 @@ examples:
       --target "golden retriever"
   captum-margin explain cat.jpg --method representative --references photographs
   captum-margin explain photographs --out explained
+  captum-margin explain cat.jpg --model resnet18 --weights pets.pt \\
+      --class-names pets.txt
+  captum-margin explain cat.jpg --model nets.py:build --preprocess nets.py:transform
 """
 
 
@@ -66,7 +79,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Adds ``explain`` to the commands of the parser."""
     parser = commands.add_parser(
         "explain",
-        help="explain images with a torchvision classifier",
+        help="explain images with an image classifier",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,14 +94,30 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--model",
         default="squeezenet1_0",
-        help="name of a torchvision classifier (default: %(default)s)",
+        metavar="NAME|MODULE:FUNCTION",
+        help="name of a torchvision classifier, or of a function that returns a "
+        "network (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         default="DEFAULT",
         metavar="FILE|DEFAULT",
         help="file with the model's state dict, or DEFAULT (or another name of "
-        "torchvision's) to download it once (default: %(default)s)",
+        "torchvision's) to download it once; with MODULE:FUNCTION, DEFAULT is what it "
+        "returns (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="MODULE:FUNCTION",
+        help="function from a PIL image to what the network takes, (C, H, W) (default: "
+        "torchvision's for these weights; for a network of your own that for ImageNet)",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE|imagenet",
+        help="names of the classes in the order of the outputs: a text, one a line, or "
+        "a .json, a list or an object by index; or imagenet (default: torchvision's, "
+        "if there are as many classes)",
     )
     parser.add_argument(
         "--target",
@@ -183,6 +212,8 @@ def run(args: argparse.Namespace) -> int:
     if problem is not None:
         args.usage_error(problem)
     check_name(args.model)
+    if args.preprocess is not None:
+        look_up(args.preprocess, "--preprocess")
     device = find_device(args.device)
     folder = make_folder(args.out)
     images = find_images(args.images, folder)
@@ -237,7 +268,11 @@ def _explain_all(
     device: torch.device,
 ) -> int:
     """Explains images, writes each record at once and its row; how many failed."""
-    classifier = load(args.model, args.weights, device)
+    classifier = load(
+        args.model, args.weights, device, args.preprocess, args.class_names
+    )
+    for note in classifier.notes:
+        print(note)
     target = None if args.target is None else classifier.class_index(args.target)
     explainer = METHODS[args.method].prepare(args, classifier)
     n_failed = 0
@@ -250,7 +285,7 @@ def _explain_all(
             stem = records.stem(found)
             stem.parent.mkdir(parents=True, exist_ok=True)
             record = _write(path, result, classifier, args, records.request, stem)
-        except (CommandError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a network of the user's may raise anything
             n_failed += 1
             known = isinstance(error, CommandError)
             what = str(error) if known else f"cannot explain {path}: {one_line(error)}"
@@ -325,7 +360,8 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the pictures, and last the record, which says that all is there."""
     target = _class_record(result.target, result, classifier)
-    top = result.probabilities.topk(_N_TOP).indices.tolist()
+    n_top = min(_N_TOP, len(result.probabilities))
+    top = result.probabilities.topk(n_top).indices.tolist()
     figure = _figure(
         result,
         classifier,
@@ -351,6 +387,7 @@ def _write(
         **written,
         "model": args.model,
         "weights": classifier.weights,
+        **({} if args.preprocess is None else {"preprocess": args.preprocess}),
         "device": str(result.pixels.device),
         "input_shape": list(result.pixels.shape),
         "target": target,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from captum_margin._files import replacing
 from captum_margin._version import __version__
 from captum_margin.cli.images import images_in
+from captum_margin.cli.lookup import is_reference, source_of
 from captum_margin.cli.output import CommandError
 
 INDEX = "index.csv"
@@ -133,7 +134,12 @@ def folder_digest(folder: Path) -> str:
 
 def request_of(args: argparse.Namespace) -> dict[str, Any]:
     """All that a record depends on but the image."""
-    weights = Path(args.weights)
+    named = {"weights": args.weights, "class_names": args.class_names or ""}
+    files = {name: Path(given) for name, given in named.items()}
+    for name in ("model", "preprocess"):
+        given = getattr(args, name)
+        if given is not None and is_reference(given):
+            files[name] = source_of(given) or Path()
     options = ("n_evaluations", "layer", "n_boundaries", "n_coalitions")
     request = {
         name: getattr(args, name)
@@ -144,7 +150,12 @@ def request_of(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **request,
         "options": {name: getattr(args, name) for name in options},
-        "weights_sha256": digest(weights) if weights.is_file() else None,
+        "preprocess": args.preprocess,
+        "class_names": args.class_names,
+        **{
+            f"{name}_sha256": digest(path) if path.is_file() else None
+            for name, path in files.items()
+        },
         "references_sha256": folder_digest(references) if known else None,
         "captum_margin": __version__,
     }

@@ -20,6 +20,7 @@ from captum_margin.cli.explain.layer import choose_layer
 from captum_margin.cli.explain.passes import Passes
 from captum_margin.cli.images import ReferenceFolder, find_references
 from captum_margin.cli.output import CommandError, one_line
+from captum_margin.cli.preprocessing import check_one_size
 from captum_margin.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     from captum_margin.attr import RepresentativeInterpretation
 
     model, show_progress = classifier.model, sys.stderr.isatty()
+    check_one_size(classifier.preprocess)
     references = find_references(args.references, classifier.preprocess, show_progress)
-    device = next(model.parameters()).device
+    device = classifier.device
     layer = choose_layer(model, references[0][None].to(device), args.layer)
     n_maps, height, width = layer.shape
     print(
@@ -67,7 +69,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
                 seed=args.seed,
                 show_progress=show_progress,
             )
-        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        except CommandError:  # of an image
+            raise
+        except Exception as error:  # a network of the user's may raise anything
             raise CommandError(
                 f"cannot fit the references: {one_line(error)}"
             ) from None
