@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._version import versions as of_packages
 from captum_margin.metrics import average_drop, insertion_deletion
 from tests.benchmarks.machine import machine, versions
 from tests.benchmarks.networks.trained import (
@@ -188,7 +189,7 @@ def report(cache: Path, out: Path) -> None:
             "soft": "map scaled to [0, 1] times the image, elsewhere the mean colour "
             "of what the network was trained on",
         },
-        "versions": versions(),
+        "versions": {**versions(), **of_packages("shap", "shapiq")},
         "machine": machine(),
     }
     out.write_text(json.dumps({"settings": settings, "networks": networks}, indent=1))
