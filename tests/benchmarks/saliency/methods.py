@@ -66,15 +66,17 @@ class Photograph:
 
 
 def superpixels(image: Tensor) -> Tensor:
-    """SLIC's at three scales, (3, H, W).
+    """SLIC's at three scales, (3, H, W), the coarsest of about 50.
 
-    The coarser half of the scales of MARGIN's paper; half as many on small pictures,
-    whose superpixels would be of seven pixels otherwise.
+    The coarser half of the scales of MARGIN's paper; the finer ones coarser on small
+    pictures, whose superpixels would be of seven pixels otherwise.
     """
     from captum_margin.attr import slic_segments
 
-    few = image.shape[-1] < 100
-    return slic_segments(image[0], n_segments=(25, 50, 75) if few else (50, 100, 150))
+    small = image.shape[-1] < 100
+    return slic_segments(
+        image[0], n_segments=(50, 75, 100) if small else (50, 100, 150)
+    )
 
 
 def grad_cam(photo: Photograph) -> Tensor:

@@ -1,4 +1,12 @@
-"""The rows of the comparison: what each method is called, sees and may spend."""
+"""The rows of the comparison: what each method is called, sees and may spend.
+
+By their packages: Captum's, ScoreCAM (grad-cam), SHAP Partition (shap), permutation and
+SVARM (shapiq). Written anew from their papers, since no package for PyTorch has them or
+only one that needs many others: RISE, HSIC, Sobol, greedy region search, LeGrad and
+AttnLRP; ``tests/attr/margin/test_saliency_peers.py`` holds them to closed forms. A
+published budget is the default of a method's authors or of their package. RISE's own
+(4,000 to 8,000 passes) is beyond what is compared here.
+"""
 
 from __future__ import annotations
 

@@ -200,6 +200,8 @@ def randomised(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = architecture(name)
+        if name == "vit":  # torchvision's head begins as zeros: every class the same
+            fresh.heads.head.reset_parameters()  # type: ignore[operator, union-attr]
     net = plain_network(name)
     if stage == "all":
         net.load_state_dict(fresh.state_dict())
