@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from tests.benchmarks.active_learning.table import OURS
 from tests.benchmarks.cells import DIFFERENCE, MINUS, Row, markdown, number
 from tests.benchmarks.coalition.table import COALITION
+from tests.benchmarks.networks.trained import TITLES, NetworkName
 from tests.benchmarks.records import load
 from tests.benchmarks.representative.table import REPRESENTATIVE
-from tests.benchmarks.saliency.table import SALIENCY
+from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS
 
 
 class Side(NamedTuple):
@@ -36,11 +37,16 @@ class Side(NamedTuple):
         name = pick(self.peers, key=lambda peer: self.peers[peer])
         return name, self.peers[name]
 
+    def lost(self) -> bool:
+        """Whether the best peer is better."""
+        best = self.best()[1]
+        return best > self.ours if self.high else best < self.ours
+
 
 def summary() -> str:
     """One row a method; the last column is a measure by which a peer is better."""
     rows: list[Row] = []
-    for name, (wins, loses) in _sides().items():
+    for name, wins, loses in _sides():
         peer, value = wins.best()
         better, lost = loses.best()
         arrow = "↑" if wins.high else "↓"
@@ -58,17 +64,17 @@ def summary() -> str:
     return markdown(header, rows)
 
 
-def _sides() -> dict[str, tuple[Side, Side]]:
-    return {
-        "MarginSaliency": _saliency(),
-        "RepresentativeInterpretation": _representative(),
-        "CoalitionPerturbation": _coalition(),
-        "LabelNoise": _label_noise(),
-        "Prototypes": _prototypes(),
-        "DecisionBoundary": _decision_boundary(),
-        "AdversarialStatistics": _adversarial(),
-        "select_nodes": _select_nodes(),
-    }
+def _sides() -> list[tuple[str, Side, Side]]:
+    return [
+        *(("MarginSaliency", *_saliency(network)) for network in _networks()),
+        ("RepresentativeInterpretation", *_representative()),
+        ("CoalitionPerturbation", *_coalition()),
+        ("LabelNoise", *_label_noise()),
+        ("Prototypes", *_prototypes()),
+        ("DecisionBoundary", *_decision_boundary()),
+        ("AdversarialStatistics", *_adversarial()),
+        ("select_nodes", *_select_nodes()),
+    ]
 
 
 def _plain(label: str) -> str:
@@ -93,14 +99,31 @@ def _image_side(
     return Side(what, means[ours], peers, high, 3)
 
 
-def _saliency() -> tuple[Side, Side]:
-    methods = load("saliency")["methods"]
-    ours = "MarginSaliency"
-    what = f"insertion {MINUS} deletion, 100 photographs"
-    return (
-        _image_side(methods, SALIENCY, ours, DIFFERENCE, what, True),
-        _image_side(methods, SALIENCY, ours, "deletion", "deletion", False),
+def _networks() -> list[NetworkName]:
+    """Those on which pictures were explained."""
+    found = load("saliency")["networks"]
+    return [name for name in TITLES if name in found]
+
+
+def _saliency(network: NetworkName) -> tuple[Side, Side]:
+    record = load("saliency")["networks"][network]
+    labels = {  # a peer may have several budgets
+        name: f"{ROWS[name].name}, {row['metrics']['n_forward']['mean']:.0f} passes"
+        for name, row in record["methods"].items()
+    }
+    n, title = len(record["photographs"]), TITLES[network]
+
+    def side(key: str, what: str, high: bool) -> Side:
+        return _image_side(record["methods"], labels, MAIN_ROW, key, what, high)
+
+    what = f"insertion {MINUS} deletion, {n} photographs, {title}"
+    wins = side(DIFFERENCE, what, True)
+    others = (
+        side("deletion", "deletion", False),
+        side("drop_keep20", "average drop, 20% kept", False),
+        side("insertion", "insertion", True),
     )
+    return wins, next((other for other in others if other.lost()), others[0])
 
 
 def _representative() -> tuple[Side, Side]:

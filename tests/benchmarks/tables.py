@@ -47,6 +47,7 @@ MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary,
     "saliency": saliency.saliency,
+    "saliency-parts": saliency.saliency_parts,
     "saliency-forms": saliency.saliency_forms,
     "representative": representative.representative,
     "representative-increase": representative.representative_increase,

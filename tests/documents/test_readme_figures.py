@@ -19,7 +19,7 @@ DASH = "\N{EN DASH}"
 
 def prose():
     """What benchmarks.md says outside its tables, from the records."""
-    methods = load("saliency")["methods"]
+    methods = load("saliency")["networks"]["squeezenet"]["methods"]
     score = {
         name: row["metrics"]["insertion_minus_deletion"]["mean"]
         for name, row in methods.items()

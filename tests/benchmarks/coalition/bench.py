@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.networks.trained import counted_network
 from tests.benchmarks.photographs import load_image
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import (
@@ -41,14 +42,13 @@ from tests.benchmarks.saliency.bench import (
     make_record,
     mean_and_error,
     show,
-    superpixels,
 )
 from tests.benchmarks.saliency.methods import (
-    PEERS,
-    CountedSqueezeNet,
     Photograph,
     margin_saliency,
+    superpixels,
 )
+from tests.benchmarks.saliency.rows import ROWS
 
 OURS: dict[str, dict[str, Any]] = {
     "CoalitionPerturbation": {},
@@ -126,7 +126,7 @@ METHODS: dict[str, Callable[[Photograph], Tensor]] = {
         for name, options in OURS.items()
     },
     **{
-        name: PEERS[name]
+        name: ROWS[name].make
         for name in ("LayerGradCam", "ScoreCAM", "Occlusion-400", "centre", "random")
     },
     "IntegratedGradients-50": integrated_gradients,
@@ -155,7 +155,7 @@ def class_kept(photo: Photograph, attribution: Tensor) -> float:
 def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> None:
     """Makes the maps and records that are missing."""
     which, parts = (int(number) for number in part.split("/"))
-    model = CountedSqueezeNet(str(data / "models" / "squeezenet1_0_imagenet.pt"))
+    model = counted_network("squeezenet")
     paths = sorted((data / "imagenet_sample").glob("*.jpg"))[2::5][:limit]
     cache.mkdir(parents=True, exist_ok=True)
     for path in paths[which::parts]:

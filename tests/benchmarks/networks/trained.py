@@ -42,6 +42,7 @@ class CountedNetwork(nn.Module):
             activation, or what the last block of the transformer is given, on its
             grid of patches; (B, K, h, w), float32.
         n_forward: Images shown so far.
+        n_backward: Images whose scores were derived so far.
         black: What a black pixel is for this network, (1, 3, 1, 1).
     """
 
@@ -58,14 +59,20 @@ class CountedNetwork(nn.Module):
         self.feature_map = nn.Identity()
         self.below, self.above = below, above
         self.dtype = dtype
-        self.n_forward = 0
+        self.n_forward = self.n_backward = 0
         self.black = black
 
     def forward(self, x: Tensor) -> Tensor:
         self.n_forward += len(x)
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         maps = self.feature_map(self.below(x).float())
-        return self.above(maps.to(self.dtype)).flatten(1).float()
+        scores = self.above(maps.to(self.dtype)).flatten(1).float()
+        if scores.requires_grad:
+            scores.register_hook(self._went_back)
+        return scores
+
+    def _went_back(self, gradient: Tensor) -> None:
+        self.n_backward += len(gradient)
 
 
 def data_folder() -> Path:

@@ -1,31 +1,38 @@
-"""Faithfulness of saliency maps on 100 photographs, ours and the peers', in one run.
+"""Faithfulness of saliency maps on three networks, ours and the peers', in one run.
 
-Resumable: every map and every record is kept in ``--cache`` as soon as it is made, and
-what is there is not made again. Several processes may share the photographs
-(``--part 0/2`` and ``--part 1/2``). ``--report`` gathers the records into the JSON
-beside this file and prints the table. ``--methods`` makes some rows only; then
+Resumable: every map and every record is kept in ``--cache`` as soon as it is made, as
+``NETWORK.PICTURE.METHOD``, and what is there is not made again. All methods of a
+picture come before the next picture, and the networks take turns, so that a run that is
+stopped leaves equal sets. Several processes may share the pictures (``--part 0/2`` and
+``--part 1/2``). A method that fails is reported and left out; the run goes on, and its
+exit status is 1. ``--report`` gathers the records into the JSON beside this file and
+prints the tables. ``--methods`` and ``--networks`` make some rows only; then
 ``--update`` replaces these in the JSON, which says that they are of a later run.
 
-    export CAPTUM_MARGIN_DATA=...
+    export CAPTUM_MARGIN_DATA=... VIT_WEIGHTS=...
     python -m tests.benchmarks.saliency.bench --cache DIR
     python -m tests.benchmarks.saliency.bench --cache DIR --report
 
-The photographs are numbers 2, 7, 12, ... of ``imagenet_sample`` in the order of their
-names; constants were chosen on numbers 0, 5, 10, .... That early versions did badly
-with 200 passes showed on the first of these, and led to other trials on those (the last
-on 50 of them at 128 x 128 pixels: a first round of windows below 400 passes). The
-class explained is the one the network predicts. With glibc, set MALLOC_TRIM_THRESHOLD_
-and MALLOC_TOP_PAD_ high: half of the time goes to page faults otherwise.
+Each network's pictures are numbers 2, 7, 12, ... of ``networks/trained.py``; constants
+were chosen on numbers 0, 5, 10, ... (``--purpose tuning``, never reported). That early
+versions did badly with 200 passes showed on the first of the photographs, and led to
+other trials on those (the last on 50 of them at 128 x 128 pixels: a first round of
+windows below 400 passes).
+The class explained is the one the network predicts. With glibc, set
+MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ high: half of the time goes to page faults
+otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,33 +40,29 @@ from torch import Tensor
 
 from captum_margin.metrics import average_drop, insertion_deletion
 from tests.benchmarks.machine import machine, versions
-from tests.benchmarks.photographs import MEAN, STD, load_image
-from tests.benchmarks.records import RESULTS
-from tests.benchmarks.saliency.methods import (
-    CHUNK,
-    PEERS,
-    SEGMENTS,
-    CountedSqueezeNet,
-    Photograph,
-    margin_saliency,
+from tests.benchmarks.networks.trained import (
+    NETWORKS,
+    TITLES,
+    NetworkName,
+    counted_network,
+    picture,
+    pictures,
 )
+from tests.benchmarks.records import RESULTS
+from tests.benchmarks.saliency.methods import CHUNK, Photograph, superpixels
+from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS
 
 N_STEPS = 20
-OURS = {
-    "MarginSaliency": {},
-    "MarginSaliency-400": {"n_evaluations": 400},
-    "MarginSaliency-200": {"n_evaluations": 200},
-    "MarginSaliency-paper": {"paper": True},
-}
 # Rows whose code no trial touches: made again, they show whether a machine agrees.
 UNCHANGED = ("LayerGradCam", "centre")
 MAIN = "insertion_minus_deletion"
-
-
-def superpixels(image: Tensor) -> Tensor:
-    from captum_margin.attr import slic_segments
-
-    return slic_segments(image[0], n_segments=SEGMENTS)
+PAIRED = (MAIN, "drop_keep20")
+MODELS: dict[NetworkName, str] = {
+    "squeezenet": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+    "efficientnet": "efficientnet-lite0, ImageNet weights, bfloat16 forward passes",
+    "vit": "vision transformer of results/vit.json, float32",
+}
+Records = dict[str, dict[str, dict[str, float]]]  # of methods, pictures and measures
 
 
 def make_record(photo: Photograph, attribution: Tensor) -> dict[str, float]:
@@ -72,7 +75,7 @@ def make_record(photo: Photograph, attribution: Tensor) -> dict[str, float]:
         n_steps=N_STEPS,
         perturbations_per_eval=CHUNK,
     )
-    black = ((0 - MEAN) / STD).expand_as(photo.image)
+    black = photo.model.black.expand_as(photo.image)
     record = {
         "insertion": float(curves.insertion_auc[0]),
         "deletion": float(curves.deletion_auc[0]),
@@ -90,136 +93,174 @@ def make_record(photo: Photograph, attribution: Tensor) -> dict[str, float]:
     return record
 
 
-def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> None:
-    """Makes the maps and records that are missing."""
+def run(
+    networks: Sequence[NetworkName],
+    names: Sequence[str],
+    cache: Path,
+    part: str,
+    limit: int,
+    purpose: Literal["tuning", "report"],
+) -> int:
+    """Makes the maps and records that are missing; how many methods failed."""
     which, parts = (int(number) for number in part.split("/"))
-    model = CountedSqueezeNet(str(data / "models" / "squeezenet1_0_imagenet.pt"))
-    paths = sorted((data / "imagenet_sample").glob("*.jpg"))[2::5][:limit]
     cache.mkdir(parents=True, exist_ok=True)
-    for path in paths[which::parts]:
-        image = load_image(path)
-        with torch.no_grad():
-            target = int(model(image).argmax())
-        photo = Photograph(model, image, target, superpixels(image), seed=0)
-        for name in names:
-            record_path = cache / f"{path.stem}.{name}.json"
-            if record_path.exists():
+    models = {network: counted_network(network) for network in networks}
+    shown = {network: pictures(network, purpose, limit) for network in networks}
+    n_failed = 0
+    for number in range(which, max(map(len, shown.values())), parts):
+        for network in networks:
+            if number >= len(shown[network]):
                 continue
-            map_path = cache / f"{path.stem}.{name}.npz"
-            if not map_path.exists():
-                model.n_forward = 0
-                start = time.perf_counter()
-                if name in OURS:
-                    attribution = margin_saliency(photo, **OURS[name])
-                else:
-                    attribution = PEERS[name](photo)
-                seconds = time.perf_counter() - start
-                np.savez_compressed(
-                    map_path,
-                    map=attribution.numpy(),
-                    seconds=seconds,
-                    n_forward=model.n_forward,
-                )
-            saved = np.load(map_path)
-            record = make_record(photo, torch.from_numpy(saved["map"]))
-            record["seconds"] = float(saved["seconds"])
-            record["n_forward"] = int(saved["n_forward"])
-            record_path.write_text(json.dumps(record))
-        print(path.stem, flush=True)
+            of = picture(network, shown[network][number])
+            rows = [name for name in names if network in ROWS[name].networks]
+            begin = f"{network}.{of.name}"
+            missing = [n for n in rows if not (cache / f"{begin}.{n}.json").exists()]
+            start = time.perf_counter()
+            if missing:
+                model = models[network]
+                with torch.no_grad():
+                    target = int(model(of.image).argmax())
+                segments = superpixels(of.image)
+                photo = Photograph(model, of.image, target, segments, seed=0)
+            for name in missing:
+                try:
+                    make(photo, name, cache / f"{begin}.{name}")
+                except Exception:  # the failures of others' code are results too
+                    traceback.print_exc()
+                    print(f"failed: {begin}.{name}", flush=True)
+                    n_failed += 1
+            seconds = time.perf_counter() - start
+            print(f"{number} {begin}: {len(missing)} rows, {seconds:.0f} s", flush=True)
+    return n_failed
+
+
+def make(photo: Photograph, name: str, path: Path) -> None:
+    """Writes a method's map of a photograph, and then its scores."""
+    map_path = Path(f"{path}.npz")
+    if not map_path.exists():
+        photo.model.n_forward = photo.model.n_backward = 0
+        start = time.perf_counter()
+        attribution = ROWS[name].make(photo)
+        seconds = time.perf_counter() - start
+        np.savez_compressed(
+            map_path,
+            map=attribution.numpy(),
+            seconds=seconds,
+            n_forward=photo.model.n_forward,
+            n_backward=photo.model.n_backward,
+        )
+    saved = np.load(map_path)
+    record = make_record(photo, torch.from_numpy(saved["map"]))
+    record["seconds"] = float(saved["seconds"])
+    record["n_forward"] = int(saved["n_forward"])
+    record["n_backward"] = int(saved["n_backward"])
+    Path(f"{path}.json").write_text(json.dumps(record))
 
 
 def report(cache: Path, out: Path) -> None:
     """Means, standard errors, and paired differences to MarginSaliency.
 
-    Every method is averaged over the photographs it has finished (``photographs``);
-    the difference is over those that MarginSaliency has finished too.
+    Every method is averaged over the pictures it has finished (``photographs``); the
+    difference is over those that MarginSaliency has finished too.
     """
-    records = load_records(cache)
-    ours = records["MarginSaliency"]
-    rows = {}
-    for name, of in records.items():
-        rows[name] = {
-            **averages(of),
-            "paired": {
-                key: mean_and_error(
-                    [ours[s][key] - of[s][key] for s in of if s in ours]
-                )
-                for key in (MAIN, "drop_keep20")
-            },
+    networks = {}
+    for network, records in load_records(cache).items():
+        rows = best_first(rows_of(records))
+        networks[network] = {
+            "model": MODELS[network],
+            "photographs": sorted(records[MAIN_ROW]),
+            "methods": rows,
         }
-    rows = best_first(rows)
-    print_table(rows)
+        print_table(network, rows)
     out.parent.mkdir(exist_ok=True)
     settings = {
         "command": "python -m tests.benchmarks.saliency.bench --cache DIR",
         "seed": 0,
-        "photographs": sorted(ours),
-        "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
         "seconds": "wall clock on a shared machine under changing load: not comparable",
-        "paired": "MarginSaliency minus the method, on the same photographs",
+        "n_backward": "images whose scores were derived, beside the forward passes",
+        "paired": "MarginSaliency minus the method, on the same pictures",
         "metrics": {
             "insertion": "softmax; from a blurred image; the metric's defaults",
             "deletion": "softmax; to the image's mean colour; the metric's defaults",
             "n_steps": N_STEPS,
             "keep20": "20% of the pixels kept, black elsewhere",
-            "soft": "map scaled to [0, 1] times the image, ImageNet mean elsewhere",
+            "soft": "map scaled to [0, 1] times the image, elsewhere the mean colour "
+            "of what the network was trained on",
         },
         "versions": versions(),
         "machine": machine(),
     }
-    out.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1))
+    out.write_text(json.dumps({"settings": settings, "networks": networks}, indent=1))
+
+
+def rows_of(records: Records) -> dict[str, dict[str, Any]]:
+    """Each method's means, beside MarginSaliency's on the same pictures."""
+    ours = records[MAIN_ROW]
+    rows = {}
+    for name, of in records.items():
+        both = sorted(set(of) & set(ours))
+        paired = {
+            key: mean_and_error([ours[s][key] - of[s][key] for s in both])
+            for key in PAIRED
+        }
+        rows[name] = {**averages(of), "paired": paired}
+    return rows
 
 
 def update(cache: Path, out: Path) -> None:
     """Replaces the rows that the cache holds by those of this later run.
 
-    The other rows stay, and so must the photographs. A method whose code has not
+    The other rows stay, and so must the pictures. A method whose code has not
     changed shows what else has: its difference to the row it had is kept as
-    ``"unchanged"``. MarginSaliency's own scores of each photograph are not in the
+    ``"unchanged"``. MarginSaliency's own scores of each picture are not in the
     record, so that differences to it have the error of two independent means.
     """
     record = json.loads(out.read_text())
-    settings, rows = record["settings"], record["methods"]
-    later = settings.setdefault("later_rows", {})
-    for name, of in load_records(cache).items():
-        if sorted(of) != settings["photographs"]:
-            raise ValueError(
-                f"expected {name} on the {len(settings['photographs'])} photographs of "
-                f"{out} (got {len(of)}); finish the run, or use --report"
-            )
-        row = averages(of)
-        if name in UNCHANGED:
-            metrics = rows[name]["metrics"]
-            difference = row["metrics"][MAIN]["mean"] - metrics[MAIN]["mean"]
-            later.setdefault("unchanged", {})[name] = difference
-            continue
-        ours = rows["MarginSaliency"]["metrics"]
-        row["paired"] = {
-            key: difference_of_means(ours[key], row["metrics"][key])
-            for key in (MAIN, "drop_keep20")
-        }
-        rows[name] = row
-        later[name] = {
-            "command": "python -m tests.benchmarks.saliency.bench --cache DIR "
-            f"--methods {name}, then --update",
-            "paired": "the standard error is that of two independent means",
-            "versions": versions(),
-            "machine": machine(),
-        }
-    record["methods"] = best_first(rows)
-    print_table(record["methods"])
+    for network, records in load_records(cache).items():
+        found = record["networks"][network]
+        rows = found["methods"]
+        later = found.setdefault("later_rows", {})
+        for name, of in records.items():
+            if sorted(of) != found["photographs"]:
+                raise ValueError(
+                    f"expected {name} on the {len(found['photographs'])} pictures of "
+                    f"{network} in {out} (got {len(of)}); finish the run, or use "
+                    "--report"
+                )
+            row = averages(of)
+            if name in UNCHANGED:
+                metrics = rows[name]["metrics"]
+                difference = row["metrics"][MAIN]["mean"] - metrics[MAIN]["mean"]
+                later.setdefault("unchanged", {})[name] = difference
+                continue
+            ours = rows[MAIN_ROW]["metrics"]
+            row["paired"] = {
+                key: difference_of_means(ours[key], row["metrics"][key])
+                for key in PAIRED
+            }
+            rows[name] = row
+            later[name] = {
+                "command": "python -m tests.benchmarks.saliency.bench --cache DIR "
+                f"--networks {network} --methods {name}, then --update",
+                "paired": "the standard error is that of two independent means",
+                "versions": versions(),
+                "machine": machine(),
+            }
+        found["methods"] = best_first(rows)
+        print_table(network, found["methods"])
     out.write_text(json.dumps(record, indent=1))
 
 
-def load_records(cache: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Each method's record of each photograph."""
-    records: dict[str, dict[str, dict[str, float]]] = {}
-    for path in sorted(cache.glob("*.json")):
-        stem, name, _ = path.name.split(".")
-        record = json.loads(path.read_text())
-        record[MAIN] = record["insertion"] - record["deletion"]
-        records.setdefault(name, {})[stem] = record
-    return records
+def load_records(cache: Path) -> dict[NetworkName, Records]:
+    """Of each network, each method's record of each picture."""
+    found: dict[NetworkName, Records] = {}
+    for network in NETWORKS:
+        for path in sorted(cache.glob(f"{network}.*.json")):
+            _, stem, name, _ = path.name.split(".")
+            record = json.loads(path.read_text())
+            record[MAIN] = record["insertion"] - record["deletion"]
+            found.setdefault(network, {}).setdefault(name, {})[stem] = record
+    return found
 
 
 def averages(of: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -247,8 +288,9 @@ def mean_and_error(values: list[float]) -> dict[str, float]:
     return {"mean": float(array.mean()), "standard_error": float(error)}
 
 
-def print_table(rows: dict[str, dict[str, Any]]) -> None:
-    """Prints the README's table."""
+def print_table(network: NetworkName, rows: dict[str, dict[str, Any]]) -> None:
+    """Prints a network's rows."""
+    print(f"\n{TITLES[network]}\n")
     columns = {
         MAIN: "insertion - deletion ↑",
         "insertion": "insertion ↑",
@@ -272,13 +314,15 @@ def show(cell: dict[str, float]) -> str:
     return f"{cell['mean']:.3f} ± {cell['standard_error']:.3f}"
 
 
-def main() -> None:
-    """Parses the command line."""
+def main() -> int:
+    """Parses the command line; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--methods", nargs="*", default=[*OURS, *PEERS])
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--methods", nargs="*", default=[*ROWS], choices=[*ROWS])
     parser.add_argument("--part", default="0/1", help="this process' share, as 0/2")
     parser.add_argument("--photographs", type=int, default=100)
+    parser.add_argument("--purpose", choices=("tuning", "report"), default="report")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
@@ -288,14 +332,17 @@ def main() -> None:
     elif arguments.update:
         update(arguments.cache, arguments.out)
     else:
-        run(
-            Path(os.environ["CAPTUM_MARGIN_DATA"]),
-            arguments.cache,
+        n_failed = run(
+            arguments.networks,
             arguments.methods,
+            arguments.cache,
             arguments.part,
             arguments.photographs,
+            arguments.purpose,
         )
+        return int(n_failed > 0)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

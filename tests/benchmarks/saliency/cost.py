@@ -19,26 +19,16 @@ import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.machine import machine, versions
 from tests.benchmarks.records import RESULTS
-from tests.benchmarks.saliency.bench import superpixels
-from tests.benchmarks.saliency.methods import (
-    CHUNK,
-    PEERS,
-    Photograph,
-    margin_saliency,
-)
+from tests.benchmarks.saliency.methods import CHUNK, Photograph, superpixels
+from tests.benchmarks.saliency.rows import ROWS
 
-OURS: dict[str, dict[str, Any]] = {
-    "MarginSaliency": {},
-    "MarginSaliency-200": {"n_evaluations": 200},
-    "MarginSaliency-paper": {"paper": True},
-}
+OURS = ("MarginSaliency", "MarginSaliency-200", "MarginSaliency-paper")
 BLACK_BOXES = ("RISE-800", "Occlusion-400", "FeatureAblation", "Lime-400")
 BLACK_BOXES += ("KernelShap-400",)
 
@@ -88,10 +78,7 @@ def measure(name: str, device: str) -> dict[str, float]:
     model.n_forward, model.seconds = 0, 0.0
     before = _peak_megabytes(device)
     start = time.perf_counter()
-    if name in OURS:
-        margin_saliency(photo, **OURS[name])
-    else:
-        PEERS[name](photo)
+    ROWS[name].make(photo)
     seconds = time.perf_counter() - start
     return {
         "n_forward": model.n_forward,

@@ -1,9 +1,10 @@
-"""The saliency methods that ``bench_saliency.py`` compares, each as one function.
+"""What every saliency method is given, and the methods that are short to say.
 
 Every function takes a :class:`Photograph` and returns a map of shape (H, W). All black
 boxes score the softmax of the target class and replace what they remove by the mean
 colour of the photograph, but for RISE, whose authors multiply the normalised image by
-the mask (so that what is removed becomes the mean colour of ImageNet).
+the mask (so that what is removed becomes the mean colour of the training images).
+Lengths are shares of the picture's side: ImageNet's are 224 pixels, CIFAR-10's 32.
 """
 
 from __future__ import annotations
@@ -14,36 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-# The coarser half of the scales of MARGIN's paper: about 300 regions.
-SEGMENTS = (50, 100, 150)
+from tests.benchmarks.networks.trained import CountedNetwork
+
 CHUNK = 8  # images a forward pass: the fastest on a CPU, and the same for everybody
-
-
-class CountedSqueezeNet(nn.Module):
-    """SqueezeNet in bfloat16 with float32 feature maps, counting what it is shown.
-
-    The benchmark machine has two small cores; bfloat16 halves the price of a forward
-    pass, for every method alike. ``feature_map`` is the layer that CAMs hook.
-    """
-
-    def __init__(self, weights: str) -> None:
-        super().__init__()
-        import torchvision
-
-        net = torchvision.models.squeezenet1_0()
-        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        net = net.eval().bfloat16().to(memory_format=torch.channels_last)
-        self.features, self.classifier = net.features, net.classifier
-        self.feature_map = nn.Identity()
-        self.n_forward = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.n_forward += x.shape[0]
-        x = x.bfloat16().contiguous(memory_format=torch.channels_last)
-        maps = self.feature_map(self.features(x).float())
-        return self.classifier(maps.bfloat16()).flatten(1).float()
 
 
 @dataclass
@@ -51,14 +27,14 @@ class Photograph:
     """One image, the class to explain and the model.
 
     Attributes:
-        model: The network, logits out.
+        model: The network, logits out, with ``feature_map``, the layer that CAMs hook.
         image: Normalised image of shape (1, 3, H, W).
         target: Class index.
         segments: Superpixels of shape (S, H, W), one partition a scale.
         seed: Seed of the methods that draw.
     """
 
-    model: CountedSqueezeNet
+    model: CountedNetwork
     image: Tensor
     target: int
     segments: Tensor
@@ -72,6 +48,33 @@ class Photograph:
     def mean_colour(self) -> Tensor:
         """The image's mean colour, spread over the image."""
         return self.image.mean(dim=(2, 3), keepdim=True).expand_as(self.image)
+
+    @torch.no_grad()
+    def scores(self, kept: Tensor, enlarge: Callable[[Tensor], Tensor]) -> Tensor:
+        """The target's scores where parts of the image give way to its mean colour.
+
+        Args:
+            kept: One row an image to make, (n, P): the share of each part that stays.
+            enlarge: From such rows to masks of pixels (n, H, W).
+        """
+        scores = []
+        for rows in kept.split(CHUNK):
+            masks = enlarge(rows.to(self.image))[:, None]
+            blended = self.mean_colour.lerp(self.image, masks)
+            scores.append(self.probabilities(blended)[:, self.target])
+        return torch.cat(scores)
+
+
+def superpixels(image: Tensor) -> Tensor:
+    """SLIC's at three scales, (3, H, W).
+
+    The coarser half of the scales of MARGIN's paper; half as many on small pictures,
+    whose superpixels would be of seven pixels otherwise.
+    """
+    from captum_margin.attr import slic_segments
+
+    few = image.shape[-1] < 100
+    return slic_segments(image[0], n_segments=(25, 50, 75) if few else (50, 100, 150))
 
 
 def grad_cam(photo: Photograph) -> Tensor:
@@ -95,10 +98,12 @@ def score_cam(photo: Photograph) -> Tensor:
     return torch.from_numpy(grey[0])
 
 
-def occlusion(photo: Photograph, window: int = 35, stride: int = 10) -> Tensor:
-    """400 windows at the default size and stride."""
+def occlusion(photo: Photograph) -> Tensor:
+    """Windows of 35 pixels in steps of 10 of 224: 400 of them."""
     from captum.attr import Occlusion
 
+    side = photo.image.shape[-1]
+    window, stride = round(side * 35 / 224), max(1, round(side * 10 / 224))
     return (
         Occlusion(photo.probabilities)
         .attribute(
@@ -114,7 +119,7 @@ def occlusion(photo: Photograph, window: int = 35, stride: int = 10) -> Tensor:
 
 
 def feature_ablation(photo: Photograph) -> Tensor:
-    """Captum's, summed over superpixels at the three coarser of the paper's scales."""
+    """Captum's, summed over superpixels of three scales."""
     from captum.attr import FeatureAblation
 
     method = FeatureAblation(photo.probabilities)
@@ -132,7 +137,7 @@ def feature_ablation(photo: Photograph) -> Tensor:
 
 
 def lime(photo: Photograph, n_samples: int = 400) -> Tensor:
-    """Captum's Lime on 50 superpixels, with the ridge of the lime package."""
+    """Captum's Lime on the coarsest superpixels, with the ridge of the lime package."""
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
 
@@ -184,6 +189,17 @@ def rise(photo: Photograph, n_masks: int = 800, grid: int = 7) -> Tensor:
     return total / n_masks
 
 
+def coalition_perturbation(photo: Photograph) -> Tensor:
+    """The default, its coalitions made of the maps that CAMs look at."""
+    from captum_margin.attr import CoalitionPerturbation
+
+    return (
+        CoalitionPerturbation(photo.model, photo.model.feature_map)
+        .attribute(photo.image, target=photo.target, internal_batch_size=CHUNK)[0]
+        .mean(dim=0)
+    )
+
+
 def margin_saliency(photo: Photograph, **options: object) -> Tensor:
     from captum_margin.attr import MarginSaliency
 
@@ -212,14 +228,9 @@ def random(photo: Photograph) -> Tensor:
     return torch.rand(tuple(photo.image.shape[2:]), generator=generator)
 
 
-PEERS: dict[str, Callable[[Photograph], Tensor]] = {
-    "LayerGradCam": grad_cam,
-    "ScoreCAM": score_cam,
-    "Occlusion-400": occlusion,
-    "FeatureAblation": feature_ablation,
-    "Lime-400": lime,
-    "KernelShap-400": kernel_shap,
-    "RISE-800": rise,
-    "centre": centre,
-    "random": random,
-}
+def edges(photo: Photograph) -> Tensor:
+    """How steep the brightness is (Sobel): what a filter without a model finds."""
+    across = photo.image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    grey = F.pad(photo.image.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    slopes = F.conv2d(grey, torch.stack([across, across.T])[:, None])
+    return slopes[0].square().sum(dim=0).sqrt()

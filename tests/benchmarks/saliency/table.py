@@ -1,73 +1,96 @@
-"""Tables of MarginSaliency: beside its peers, and in the paper's form."""
+"""Tables of MarginSaliency on each network: beside its peers, and in other forms."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tests.benchmarks.cells import (
     DIFFERENCE,
     EMPTY,
     INS_DEL,
+    MINUS,
+    Cell,
     Row,
     markdown,
     metric,
     number,
 )
+from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import load
+from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS
 
-SALIENCY = {
-    "MarginSaliency": "**MarginSaliency**",
-    "MarginSaliency-400": "**MarginSaliency**",
-    "MarginSaliency-200": "**MarginSaliency**",
-    "RISE-800": "RISE",
-    "Occlusion-400": "Captum Occlusion",
-    "LayerGradCam": "Captum LayerGradCam",
-    "FeatureAblation": "Captum FeatureAblation, superpixels",
-    "Lime-400": "Captum Lime",
-    "KernelShap-400": "Captum KernelShap",
-    "ScoreCAM": "pytorch-grad-cam ScoreCAM",
-    "MarginSaliency-paper": "MarginSaliency, `paper=True`",
-    "centre": "blob in the centre",
-    "random": "random",
+_COLUMNS = {  # of each network: what is measured, its head, digits, with an error
+    DIFFERENCE: (INS_DEL, 3, True),
+    "insertion": ("insertion ↑", 3, False),
+    "deletion": ("deletion ↓", 3, False),
+    "drop_keep20": ("drop, 20% kept ↓", 2, True),
+    "paired": (f"MarginSaliency (800) {MINUS} it", 3, True),
 }
 
 
 def saliency() -> str:
-    """Every method of the record, in its order: best insertion - deletion first."""
-    rows: list[Row] = []
-    for name, row in load("saliency")["methods"].items():
-        paired = row["paired"][DIFFERENCE]
-        own = name == "MarginSaliency"
-        rows.append(
-            [
-                SALIENCY[name],
-                f"{row['metrics']['n_forward']['mean']:.0f}",
-                metric(row, DIFFERENCE, error=True),
-                metric(row, "insertion"),
-                metric(row, "deletion"),
-                metric(row, "drop_keep20", 2, error=True),
-                EMPTY if own else number(paired["mean"], 3, paired["standard_error"]),
-            ]
-        )
-    header = ["method", "forward passes", INS_DEL, "insertion ↑"]
-    header += ["deletion ↓", "drop, 20% kept ↓", "MarginSaliency (800) minus it"]
-    return markdown(header, rows)
+    """Every method on every network, best insertion - deletion first."""
+    return _table(_best_first(), (DIFFERENCE, "drop_keep20"))
+
+
+def saliency_parts() -> str:
+    """Insertion and deletion apart, and the paired differences to our default."""
+    return _table(_best_first(), ("insertion", "deletion", "paired"))
 
 
 def saliency_forms() -> str:
     """The paper's form beside the default and the strongest peers."""
-    methods = load("saliency")["methods"]
-    names = ("MarginSaliency-paper", "MarginSaliency", "RISE-800", "LayerGradCam")
+    names = ("MarginSaliency-paper", MAIN_ROW, "RISE-800", "LayerGradCam")
+    return _table(names, (DIFFERENCE, "deletion", "drop_keep20"))
+
+
+def _networks() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = load("saliency")["networks"]
+    return {name: found[name]["methods"] for name in TITLES if name in found}
+
+
+def _best_first() -> list[str]:
+    """Methods by how far behind MarginSaliency they are where both were run."""
+    networks = _networks().values()
+    names = [name for name in ROWS if any(name in rows for rows in networks)]
+
+    def behind(name: str) -> float:
+        found = [r[name]["paired"][DIFFERENCE]["mean"] for r in networks if name in r]
+        return float(sum(found) / len(found))
+
+    return sorted(names, key=behind)
+
+
+def _table(names: Sequence[str], keys: Sequence[str]) -> str:
+    networks = _networks()
+    header = ["method", "forward passes"]
+    for key in keys:
+        header += [f"{TITLES[network]}: {_COLUMNS[key][0]}" for network in networks]  # type: ignore[index]
     rows: list[Row] = []
     for name in names:
-        row = methods[name]
-        rows.append(
-            [
-                SALIENCY[name],
-                f"{row['metrics']['n_forward']['mean']:.0f}",
-                metric(row, DIFFERENCE, error=True),
-                metric(row, "insertion"),
-                metric(row, "deletion"),
-                metric(row, "drop_keep20", 2),
-            ]
-        )
-    header = ["method", "forward passes", INS_DEL, "insertion ↑"]
-    return markdown([*header, "deletion ↓", "drop, 20% kept ↓"], rows)
+        cells: list[str | Cell] = [ROWS[name].title, _passes(name)]
+        for key in keys:
+            cells += [_cell(rows, name, key) for rows in networks.values()]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def _passes(name: str) -> str:
+    """Once where all networks agree, else of each in turn."""
+    found = [
+        f"{rows[name]['metrics']['n_forward']['mean']:.0f}"
+        for rows in _networks().values()
+        if name in rows
+    ]
+    return found[0] if len(set(found)) == 1 else " / ".join(found)
+
+
+def _cell(rows: Mapping[str, Any], name: str, key: str) -> Cell:
+    if name not in rows or (name, key) == (MAIN_ROW, "paired"):
+        return EMPTY
+    _, digits, error = _COLUMNS[key]
+    if key == "paired":
+        paired = rows[name]["paired"][DIFFERENCE]
+        return number(paired["mean"], digits, paired["standard_error"])
+    return metric(rows[name], key, digits, error)
