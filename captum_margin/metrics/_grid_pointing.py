@@ -130,8 +130,9 @@ def grid_pointing(
             the grid ``n_cells`` times as high and wide, for models that take any size
             (global pooling before the classifier). ``"shrunk"`` makes each so much
             smaller that the grid is of the images' own size, for models of one size
-            (a fixed position embedding, a flattened map); confidence is still that on
-            the images as given. Default: ``"full"``
+            (a fixed position embedding, a flattened map). Candidates must then also
+            be confident at this smaller size: in a grid of copies of the one image.
+            Default: ``"full"``
         min_score (float, optional): Least score of a candidate. Default: 0.5
         softmax (bool, optional): Whether outputs are logits, to be turned into
             probabilities. Default: True
@@ -155,8 +156,8 @@ def grid_pointing(
         TypeError: If the images are not floating point, ``attribute`` cannot be called
             or does not return one tensor, or targets are not integers.
 
-    Cost: N passes for the candidates and one a grid, n_cells² times as large with
-    ``"full"``; G * E calls of ``attribute`` over ``batch_size``.
+    Cost: N passes for the candidates, 2 N with ``"shrunk"``, and one a grid, n_cells²
+    times as large with ``"full"``; G * E calls of ``attribute`` over ``batch_size``.
 
     Example:
         >>> import torch
@@ -201,22 +202,28 @@ def grid_pointing(
             "the method's attribute, for example LayerGradCam(model, layer).attribute"
         )
 
+    bounds = _bounds(x, n_cells, cell_size)
     scores = _scores_of(forward_func, x, softmax, batch_size)
     classes = _classes_of(targets, scores)
-    own = scores.gather(1, classes[:, None])[:, 0]
-    confident = (own >= min_score) & (own == scores.amax(dim=1))
+    confident = _are_confident(scores, classes, min_score)
+    if cell_size == "shrunk":
+        copies = torch.arange(len(x))[:, None].expand(-1, per_grid)
+        repeated = _joined(x, copies, bounds)
+        scores = _scores_of(forward_func, repeated, softmax, batch_size)
+        confident &= _are_confident(scores, classes, min_score)
     candidates = confident.nonzero()[:, 0].tolist()
     generator = torch.Generator().manual_seed(seed)
     members = _drawn_grids(
         candidates, classes.tolist(), per_grid, n_grids, generator, min_score, len(x)
     )
+    # Of its own, so that the first grids and cells are the same however many there are.
+    generator = torch.Generator().manual_seed(seed + 1)
     asked = torch.stack(
         [torch.randperm(per_grid, generator=generator)[:n_asked] for _ in members]
     )
     asked = asked.sort(dim=1).values
     class_of_cell = classes.cpu()[members]
 
-    bounds = _bounds(x, n_cells, cell_size)
     pairs = [(grid, int(cell)) for grid, row in enumerate(asked) for cell in row]
     shares = torch.zeros(asked.shape, dtype=torch.float64)
     is_empty = torch.zeros(asked.shape, dtype=torch.bool)
@@ -294,6 +301,12 @@ def _scores_of(
 def _softmax(output: Tensor, softmax: bool) -> Tensor:
     dtype = torch.promote_types(output.dtype, torch.float32)
     return output.softmax(dim=1, dtype=dtype) if softmax else output.to(dtype)
+
+
+def _are_confident(scores: Tensor, classes: Tensor, min_score: float) -> Tensor:
+    """Whether a class has the largest score, and enough of it, bool, (N,)."""
+    own = scores.gather(1, classes[:, None])[:, 0]
+    return (own >= min_score) & (own == scores.amax(dim=1))
 
 
 @torch.no_grad()

@@ -159,6 +159,24 @@ def test_only_confident_and_right_images_are_candidates():
     assert all_of_them.n_candidates == 24
 
 
+def test_shrunk_images_must_be_confident_at_that_size():
+    """Fine stripes are a class of their own that a smaller picture does not show."""
+    x, classes = colours(n=24)
+    stripes = torch.ones(6).double()
+    stripes[::2] = -1.0
+    x[:4] = 0.0
+    x[torch.arange(4), classes[:4]] = stripes
+
+    def sees_stripes(image):
+        return 40 * image.clamp(min=0).mean(dim=(2, 3))
+
+    full = grid_pointing(sees_stripes, finds_colours, x)
+    assert full.n_candidates == 24
+    shrunk = grid_pointing(sees_stripes, finds_colours, x, cell_size="shrunk")
+    assert shrunk.n_candidates == 20
+    assert not set(shrunk.images.flatten().tolist()) & {0, 1, 2, 3}
+
+
 def test_maps_without_evidence_count_as_nothing_and_are_counted():
     x, _ = colours()
 
@@ -247,6 +265,16 @@ def test_some_cells_only():
     assert found.grid_scores.shape == (40, 4)
     two = grid_pointing(names_colours, finds_colours, x, n_grids=9, n_explained=2)
     assert (two.cells[:, 0] < two.cells[:, 1]).all()
+
+
+def test_more_grids_begin_with_the_same():
+    x, _ = colours()
+    few, many = (
+        grid_pointing(names_colours, finds_colours, x, n_grids=n, n_explained=1)
+        for n in (3, 9)
+    )
+    assert torch.equal(few.images, many.images[:3])
+    assert torch.equal(few.cells, many.cells[:3])
 
 
 def test_scores_of_the_grids_are_the_models():
