@@ -2,9 +2,11 @@
 
 In the manner of XAI-TRIS (Clark et al., "XAI-TRIS: Non-linear image benchmarks to
 quantify false positive post-hoc attribution of feature importance", Machine Learning
-2024), written anew. Pictures have 32 x 32 pixels, eight cells of four pixels a side. A
-T has its place at the upper left, an L at the lower right, and both they and
-the Gaussian noise upon them are smooth over two pixels.
+2024), written anew. Pictures have 32 x 32 pixels, and shapes are made of squares of
+four pixels. They lie half a square off the grid of eight by eight that some methods put
+on a picture, so that no grid is theirs. A T has its place at the upper left, an L at
+the lower right, and both they and the Gaussian noise upon them are smooth over two
+pixels.
 
 - linear: class 0 has the T, class 1 the L.
 - xor: both shapes are there, each lighter or darker than the noise; class 1 if both are
@@ -30,7 +32,7 @@ PROBLEMS: tuple[Problem, ...] = ("linear", "xor")
 CELLS, CELL = 8, 4
 T = ((1, 1), (1, 2), (1, 3), (2, 2))
 L = ((4, 5), (5, 5), (6, 5), (6, 6))
-STRENGTH: dict[Problem, float] = {"linear": 2.0, "xor": 1.6}
+STRENGTH: dict[Problem, float] = {"linear": 2.5, "xor": 2.2}
 SMOOTH = 2.0  # standard deviation of the noise's blur, pixels
 N_TRAINING, N_EVALUATION = 4000, 1000
 SEEDS = {"training": 0, "evaluation": 1}
@@ -54,7 +56,8 @@ def place(cells: tuple[tuple[int, int], ...]) -> Tensor:
     grid = torch.zeros(CELLS, CELLS, dtype=torch.bool)
     for row, column in cells:
         grid[row, column] = True
-    return grid.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+    pixels = grid.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+    return pixels.roll((CELL // 2, CELL // 2), dims=(0, 1))
 
 
 def mask() -> Tensor:
