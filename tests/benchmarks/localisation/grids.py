@@ -209,9 +209,16 @@ def main() -> int:
         networks[network], failed = run(grids, arguments.methods)
         n_failed += failed
     if arguments.report:
+        command = "python -m tests.benchmarks.localisation.grids --cache DIR --report"
+        for option, value, default in (
+            ("--purpose", arguments.purpose, "report"),
+            ("--grids", arguments.grids, N_GRIDS),
+            ("--cell-size", arguments.cell_size, "shrunk"),
+        ):
+            if value != default:
+                command += f" {option} {value}"
         settings = {
-            "command": "python -m tests.benchmarks.localisation.grids --cache DIR "
-            "--report",
+            "command": command,
             "seed": 0,
             "purpose": arguments.purpose,
             "score": "share of the positive part of the map in the right cell",

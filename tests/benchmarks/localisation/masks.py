@@ -118,9 +118,11 @@ def main() -> int:
         )
         n_failed += failed
     if arguments.report:
+        command = "python -m tests.benchmarks.localisation.masks --cache DIR --report"
+        if arguments.pictures != N_PICTURES:
+            command += f" --pictures {arguments.pictures}"
         settings = {
-            "command": "python -m tests.benchmarks.localisation.masks --cache DIR "
-            "--report",
+            "command": command,
             "seed": 0,
             "energy": "share of the positive part of the map in the mask",
             "energy_above_mean": "the same of what is above the map's own mean",
