@@ -32,6 +32,7 @@ from tests.benchmarks.coalition import table as coalition
 from tests.benchmarks.decision_boundary import table as decision_boundary
 from tests.benchmarks.label_noise import human_table as label_noise_human
 from tests.benchmarks.label_noise import table as label_noise
+from tests.benchmarks.localisation import table as localisation
 from tests.benchmarks.neighbors import table as neighbors
 from tests.benchmarks.prototypes import table as prototypes
 from tests.benchmarks.records import RESULTS, load
@@ -49,6 +50,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "saliency": saliency.saliency,
     "saliency-parts": saliency.saliency_parts,
     "saliency-forms": saliency.saliency_forms,
+    "grid-pointing": localisation.grid_pointing,
+    "known-masks": localisation.known_masks,
     "representative": representative.representative,
     "representative-increase": representative.representative_increase,
     "coalition": coalition.coalition,
