@@ -186,3 +186,66 @@ def regions_map(
             share = share / share.sum()
             heat[y, x] = (share @ saliency[holds]) * (share @ influence[holds])
     return heat
+
+
+def kernel_of_axis(n_patches, deviation, smallest_share):
+    """A Gaussian kernel along an axis, of its larger eigenvalues only."""
+    places = np.arange(n_patches)
+    kernel = np.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
+    values, vectors = np.linalg.eigh(kernel)
+    total = np.zeros_like(kernel)
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value > smallest_share * values.max():
+            total += value * np.outer(vector, vector)
+    return total
+
+
+def joint_evidence(
+    rounds, kernel, patches_a_cell, noises, prior=None, prior_spread=0.0, share=10
+):
+    """The map (P,) that explains the scores of all rounds, as a Gaussian process.
+
+    ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is the covariance of the
+    map before there are scores, and a prior (P,) gives its mean but for the scale.
+    """
+    filtered, filtered_presence = [], []
+    for scores, presence, sizes in rounds:
+        weights = knn_weights(np.asarray(sizes)[:, None], max(1, len(sizes) // share))
+        filtered.append(high_pass(weights, scores, "random_walk"))
+        filtered_presence.append(high_pass(weights, presence, "random_walk"))
+    s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
+    n = len(s)
+    covariance = kernel * n / np.trace(z @ kernel @ z.T)
+    inverses, likelihoods = [], []
+    for noise in noises:
+        total = z @ covariance @ z.T + noise * np.eye(n)
+        inverses.append(np.linalg.inv(total))
+        # Gaussian, with the variance that makes the scores most likely.
+        variance = s @ inverses[-1] @ s / n
+        log_determinant = np.linalg.slogdet(total)[1]
+        likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
+    odds = np.exp(np.array(likelihoods) - max(likelihoods))
+    odds = odds / odds.sum()
+
+    def posterior(mean):
+        return sum(
+            o * (mean + covariance @ z.T @ inverse @ (s - z @ mean))
+            for o, inverse in zip(odds, inverses, strict=True)
+        )
+
+    phi = posterior(np.zeros(z.shape[1]))
+    if prior is not None:
+        # What of it the kernel's fields can show.
+        values, vectors = np.linalg.eigh(kernel)
+        shown = vectors[:, values > 1e-9 * values.max()]
+        prior = shown @ (shown.T @ (prior - prior.mean()))
+        prior = prior / prior.std(ddof=1)
+        phi = posterior(prior_spread * phi.std(ddof=1) * prior)
+    # The common part: the slope, over sizes, of what phi leaves of the scores.
+    along, energy = 0.0, 0.0
+    for scores, presence, sizes in rounds:
+        left = scores - presence @ phi
+        away = sizes - sizes.mean()
+        along += (away * (left - left.mean())).sum()
+        energy += (away**2).sum()
+    return (phi + along / energy) * patches_a_cell

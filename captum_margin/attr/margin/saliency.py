@@ -29,12 +29,20 @@ from captum_margin._model.captum import (
 from captum_margin._model.precision import full_precision
 from captum_margin._model.segments import element_partition, is_image, slic_segments
 from captum_margin.attr.margin.masking import MaskedScorer
+from captum_margin.attr.margin.priors import (
+    check_place_of_prior,
+    check_prior,
+    n_passes_of_prior,
+    prior_on_patches,
+)
 from captum_margin.attr.margin.regions import explain_by_regions
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.attr.margin.unions import (
+    MANY_UNIONS,
     explain_by_region_unions,
     explain_by_soft_unions,
 )
+from captum_margin.attr.margin.varied import explain_by_varied_unions
 from captum_margin.signal.protocol import Sided
 
 __all__ = ["MarginDetails", "MarginSaliency"]
@@ -139,6 +147,7 @@ class MarginSaliency(PerturbationAttribution):
         sided: Sided = "below",
         paper: bool = False,
         softmax: bool = True,
+        prior: Tensor | Literal["gradcam"] | None = None,
         seed: int = 0,
         return_details: bool = False,
     ) -> (
@@ -185,6 +194,13 @@ class MarginSaliency(PerturbationAttribution):
             softmax (bool, optional): Whether outputs (B, C) of more than one column
                 are logits, so that the score is the softmax probability of the target.
                 Other outputs are used as they are. Default: True
+            prior (Tensor or str, optional): A map to begin with, on images without
+                regions of their own: another method's, or a person's box, of shape
+                (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
+                for all examples B is 1. Only where it is high and low matters, not
+                its mean or scale. ``"gradcam"`` makes Grad-CAM's at the last layer of
+                maps of a ``forward_func`` that is a Module, which is then no black box.
+                Default: None
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
             return_details (bool, optional): Also returns how the maps came about.
@@ -232,6 +248,7 @@ class MarginSaliency(PerturbationAttribution):
         if paper:
             domain, signed, sided = "regions", False, "both"
         _check_options(domain, sided, n_evaluations, perturbations_per_eval)
+        check_prior(prior)
         is_tuple = isinstance(inputs, tuple)
         formatted = format_inputs(inputs)
         scorer = MaskedScorer(
@@ -246,6 +263,12 @@ class MarginSaliency(PerturbationAttribution):
         warn_of_training(self.forward_func)
         scores = scorer.unmasked()
         partitions = self._partitions(formatted, feature_mask, domain)
+        priors = None
+        if prior is not None:
+            check_place_of_prior(partitions is None)
+            priors = prior_on_patches(
+                prior, self.forward_func, formatted[0], target, additional_forward_args
+            )
         with tqdm(
             desc=f"{self.get_name()} attribution", disable=not show_progress
         ) as progress:
@@ -254,7 +277,8 @@ class MarginSaliency(PerturbationAttribution):
                 scores,
                 partitions,
                 domain=domain,
-                n_evaluations=n_evaluations,
+                priors=priors,
+                n_copies=n_evaluations - 1 - n_passes_of_prior(prior),
                 signed=signed,
                 sided=sided,
                 seed=seed,
@@ -273,9 +297,17 @@ class MarginSaliency(PerturbationAttribution):
             "sided": sided,
             "paper": paper,
             "softmax": softmax,
+            "prior": "given" if isinstance(prior, Tensor) else prior,
             "seed": seed,
         }
-        return attributions, _details(explanations, scores, partitions, settings)
+        n_before = 1 + n_passes_of_prior(prior)
+        return attributions, MarginDetails(
+            scores=scores,
+            stages=tuple(explanation.stages for explanation in explanations),
+            segments=None if partitions is None else tuple(partitions),
+            n_forward=n_before + max(map(_n_copies, explanations)),
+            settings=settings,
+        )
 
     def attribute_future(self) -> None:
         """Not available: explaining takes many passes, one after another."""
@@ -357,7 +389,8 @@ def _explain(
     partitions: list[tuple[Tensor, ...]] | None,
     *,
     domain: str,
-    n_evaluations: int,
+    priors: Tensor | None,
+    n_copies: int,
     signed: bool,
     sided: Sided,
     seed: int,
@@ -376,9 +409,12 @@ def _explain(
             dtype=dtype,
             progress=progress,
         )
-    n_copies = n_evaluations - 1  # one is the example itself
     if partitions is None:
-        return explain_by_soft_unions(scorer, scores, n_copies, seed, dtype, progress)
+        if priors is not None or n_copies < MANY_UNIONS:
+            return explain_by_varied_unions(
+                scorer, n_copies, seed, dtype, progress, priors
+            )
+        return explain_by_soft_unions(scorer, n_copies, seed, dtype, progress)
     return explain_by_region_unions(scorer, partitions, n_copies, seed, dtype, progress)
 
 
@@ -416,21 +452,6 @@ def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
                 "the target is the class you mean",
                 stacklevel=2,
             )
-
-
-def _details(
-    explanations: list[ExampleMaps],
-    scores: Tensor,
-    partitions: list[tuple[Tensor, ...]] | None,
-    settings: dict[str, Any],
-) -> MarginDetails:
-    return MarginDetails(
-        scores=scores,
-        stages=tuple(explanation.stages for explanation in explanations),
-        segments=None if partitions is None else tuple(partitions),
-        n_forward=1 + max(map(_n_copies, explanations)),
-        settings=settings,
-    )
 
 
 def _n_copies(explanation: ExampleMaps) -> int:
