@@ -58,7 +58,9 @@ def grad_cam(
 
     def score(*arguments: Any) -> Tensor:
         images, args = arguments[: len(inputs)], arguments[len(inputs) :]
-        return select_targets(target_outputs(model, images, args), target, len(images[0]))
+        return select_targets(
+            target_outputs(model, images, args), target, len(images[0])
+        )
 
     # Captum looks here for the order of the devices.
     score.device_ids = getattr(model, "device_ids", None)  # type: ignore[attr-defined]

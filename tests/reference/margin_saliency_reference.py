@@ -100,40 +100,6 @@ def blurred(coarse, sigma):
     return out
 
 
-def window_presence(counts, size, patches, cell):
-    """What unions of all but one window keep (N, h, w): a grid of squares, in pixels.
-
-    The side is two cells, or what the grid needs to cover the image.
-    """
-    unions = []
-    for row in range(counts[0]):
-        for column in range(counts[1]):
-            kept = np.ones(patches)
-            for i in range(patches[0]):
-                for j in range(patches[1]):
-                    place = (i, j)
-                    away = [
-                        abs(
-                            (place[axis] + 0.5) * size[axis] / patches[axis]
-                            - ((row, column)[axis] + 0.5) * size[axis] / counts[axis]
-                        )
-                        <= max(2 * cell, size[axis] / counts[axis]) / 2 + 1e-7
-                        for axis in (0, 1)
-                    ]
-                    kept[i, j] = not all(away)
-            unions.append(kept)
-    return np.array(unions)
-
-
-def window_evidence(scores, whole, presence):
-    """What the score loses, on average, with the windows that a patch lies in (P,)."""
-    evidence = np.zeros(presence.shape[1])
-    for u in range(presence.shape[1]):
-        without = [i for i in range(len(scores)) if presence[i, u] == 0]
-        evidence[u] = np.mean([whole - scores[i] for i in without])
-    return evidence
-
-
 def focused_presence(field, focus, n_kept, strength, softness):
     """A union around a map (P,): where map and random field (P,) are highest."""
     height = field / field.std(ddof=1)
@@ -200,9 +166,7 @@ def kernel_of_axis(n_patches, deviation, smallest_share):
     return total
 
 
-def joint_evidence(
-    rounds, kernel, patches_a_cell, noises, prior=None, prior_spread=0.0, share=10
-):
+def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10):
     """The map (P,) that explains the scores of all rounds, as a Gaussian process.
 
     ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is the covariance of the
@@ -227,20 +191,22 @@ def joint_evidence(
     odds = np.exp(np.array(likelihoods) - max(likelihoods))
     odds = odds / odds.sum()
 
-    def posterior(mean):
+    def told_by(signal):
         return sum(
-            o * (mean + covariance @ z.T @ inverse @ (s - z @ mean))
+            o * covariance @ z.T @ inverse @ signal
             for o, inverse in zip(odds, inverses, strict=True)
         )
 
-    phi = posterior(np.zeros(z.shape[1]))
+    phi = told_by(s)
     if prior is not None:
         # What of it the kernel's fields can show.
         values, vectors = np.linalg.eigh(kernel)
         shown = vectors[:, values > 1e-9 * values.max()]
         prior = shown @ (shown.T @ (prior - prior.mean()))
-        prior = prior / prior.std(ddof=1)
-        phi = posterior(prior_spread * phi.std(ddof=1) * prior)
+        if_true = told_by(z @ prior)
+        slope = np.cov(phi, if_true)[0, 1] / if_true.var(ddof=1)
+        mean = max(0.0, slope) * prior
+        phi = mean + told_by(s - z @ mean)
     # The common part: the slope, over sizes, of what phi leaves of the scores.
     along, energy = 0.0, 0.0
     for scores, presence, sizes in rounds:

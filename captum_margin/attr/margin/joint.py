@@ -1,4 +1,4 @@
-r"""One map for the unions of all rounds: what of the scores it explains is its evidence.
+r"""One map for the unions of all rounds: the one that explains their scores best.
 
 :mod:`~captum_margin.attr.margin.cross_energy` takes the parts one by one. That is exact
 where presences are independent and unions are many. Here a map :math:`\varphi` explains
@@ -11,14 +11,16 @@ all filtered scores at once, those of every round,
 with :math:`z_h = (I - A) z` and the graph A of unions of like size, as there. B are
 smooth fields, the eigenvectors of a Gaussian kernel. The mean of :math:`\varphi` given
 the scores is a ridge regression, :math:`\varphi = R s_h`, of the cross-energies
-:math:`B^\top Z_h^\top s_h`; where noise is all there is, it is them, smoothed. How noisy
-the scores are they tell themselves: R is the mean over values of :math:`\lambda`,
-weighted by the likelihood of the scores.
+:math:`B^\top Z_h^\top s_h`; where noise is all there is, it is them, smoothed. How
+noisy the scores are they tell themselves: R is the mean over values of
+:math:`\lambda`, weighted by the likelihood of the scores.
 
-A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there are
-scores, as far as smooth fields can show it and but for its scale:
-:math:`\varphi = a m + R (s_h - a Z_h m)`. What the unions can tell of it,
-:math:`R Z_h m`, they tell; the rest of it is believed.
+A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
+are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
+What the unions can tell of it, :math:`R Z_h m`, they tell; the rest is believed, and a
+says how much: it is the slope of :math:`R s_h` on :math:`R Z_h m` over the patches, of
+what the unions tell of the truth on what they would tell if the prior were true. A
+prior that they contradict, with a slope below 0, is dropped.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ _CELLS_A_KERNEL = 0.75
 _SMALLEST_SHARE = 0.01
 # Noise against signal, that are weighed: the energy of a union's fields is one.
 _NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-# The prior's spread to that of the map without it, which noise has made flat.
-_PRIOR_SPREAD = 2.0
 
 
 class JointEvidence:
     """Gathers rounds of unions of one image, and gives the map that explains them.
+
+    What is solved is small: in float64 on the CPU, whatever the masks are.
 
     Args:
         shape (tuple[int, int]): Patches along H and W.
@@ -66,7 +68,9 @@ class JointEvidence:
             _axis_fields(n, _CELLS_A_KERNEL * length)
             for n, length in zip(shape, cell, strict=True)
         )
-        self.prior = None if prior is None else self._coefficients(prior.double())
+        self.prior = None
+        if prior is not None:
+            self.prior = self._coefficients(prior.to("cpu", torch.float64))
         self._high_pass = HighPass("random_walk")
         self._filtered: list[Tensor] = []
         self._unfiltered: list[Tensor] = []
@@ -81,28 +85,29 @@ class JointEvidence:
             sizes (Tensor): Patches that each union keeps, (N,).
 
         Returns:
-            Tensor: The filtered scores, (N,), float64.
+            Tensor: The filtered scores, (N,), float64, on the CPU.
 
         Cost: O(N * h * w) time, O(N * 100) memory.
         """
-        scores = scores.double() - scores.double().mean()
+        scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
+        scores = scores - scores.mean()
         if scores.max() == scores.min():  # but for rounding
             scores = torch.zeros_like(scores)
         rows, columns = (axis.to(presence) for axis in self.axes)
         features = (rows.T @ presence.view(-1, *self.shape) @ columns).flatten(1)
-        raw = torch.cat([scores[:, None], features.double()], dim=1)
+        features = features.to("cpu", torch.float64)
+        raw = torch.cat([scores[:, None], features], dim=1)
         edge_index, edge_weight = knn_graph_1d(
             sizes, max(1, len(sizes) // _NEIGHBOR_SHARE)
         )
         filtered: Tensor = self._high_pass(raw, edge_index, edge_weight)
         self._filtered.append(filtered)
         self._unfiltered.append(raw - raw.mean(dim=0))
-        sizes = sizes.double()
         self._sizes.append(sizes - sizes.mean())
         return filtered[:, 0]
 
     def evidence(self) -> Tensor:
-        """The map on the patches, (h * w,), float64.
+        """The map on the patches, (h * w,), float64, on the CPU.
 
         Its unit is that of the score: how much it rises when a cell around the patch is
         shown. Zeros where the scores are all alike.
@@ -118,8 +123,8 @@ class JointEvidence:
         else:
             both = torch.stack([scores, features @ self.prior], dim=1)
             told, told_of_prior = _ridge(scores, features, both).T
-            spread = _PRIOR_SPREAD * self._field(told).std()
-            coefficients = told + spread * (self.prior - told_of_prior)
+            confirmed = _slope(self._field(told), self._field(told_of_prior))
+            coefficients = told + confirmed * (self.prior - told_of_prior)
         # What all patches have in common is filtered away; how much the unions gain by
         # their size, beyond what the map says, puts it back.
         unfiltered, sizes = torch.cat(self._unfiltered), torch.cat(self._sizes)
@@ -143,6 +148,14 @@ class JointEvidence:
         return coefficients / self._field(coefficients).std()
 
 
+def _slope(values: Tensor, on: Tensor) -> Tensor:
+    """Slope of the regression of some values on others, 0 if it is negative."""
+    away = on - on.mean()
+    energy = away.square().sum()
+    slope: Tensor = values @ away / energy.where(energy > 0, 1)
+    return slope.clamp(min=0)
+
+
 @lru_cache(maxsize=16)
 def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     """Fields along an axis whose products sum to a Gaussian kernel, (n_patches, d)."""
@@ -150,7 +163,8 @@ def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     kernel = torch.exp(-((places[:, None] - places) / deviation).square() / 2)
     values, vectors = torch.linalg.eigh(kernel)
     kept = values > _SMALLEST_SHARE * values.max()
-    return vectors[:, kept] * values[kept].sqrt()
+    fields: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return fields
 
 
 def _ridge(scores: Tensor, features: Tensor, targets: Tensor) -> Tensor:
@@ -176,4 +190,5 @@ def _ridge(scores: Tensor, features: Tensor, targets: Tensor) -> Tensor:
     spread = noisy.log().sum(dim=1) + (n_unions - n_features) * noises[:, 0].log()
     likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
     turned = vectors.T @ (features.T @ targets)
-    return scale * (vectors @ ((likely @ (1 / noisy))[:, None] * turned))
+    coefficients: Tensor = vectors @ ((likely @ (1 / noisy))[:, None] * turned)
+    return scale * coefficients

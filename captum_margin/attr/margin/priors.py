@@ -12,7 +12,12 @@ from captum_margin._model.captum import TargetType
 from captum_margin._model.grad_cam import GRAD_CAM_PASSES, grad_cam
 from captum_margin.attr.margin.domains.tents import coarse_shape
 
-__all__ = ["check_place_of_prior", "check_prior", "n_passes_of_prior", "prior_on_patches"]
+__all__ = [
+    "check_place_of_prior",
+    "check_prior",
+    "n_passes_of_prior",
+    "prior_on_patches",
+]
 
 
 def check_prior(prior: object) -> None:
@@ -43,8 +48,8 @@ def check_place_of_prior(soft_unions: bool) -> None:
     """
     if not soft_unions:
         raise ValueError(
-            "expected a prior only for images (B, C, H, W) and domain='unions', without "
-            "feature_mask and segmentation_func: only those unions vary a map"
+            "expected a prior only for images (B, C, H, W) and domain='unions', "
+            "without feature_mask and segmentation_func: only there a map is varied"
         )
 
 
@@ -60,7 +65,7 @@ def prior_on_patches(
     target: TargetType,
     additional_forward_args: object,
 ) -> Tensor:
-    """The prior of each image on its patches, (B, h * w), float64.
+    """The prior of each image on its patches, (B, h * w), float64, on the CPU.
 
     Each is scaled to a mean of 0 and a largest absolute value of 1.
 
@@ -72,7 +77,7 @@ def prior_on_patches(
     else:
         maps = grad_cam(forward_func, (images,), target, additional_forward_args)
         name = "Grad-CAM"
-    maps = maps.to(images.device, torch.float64)
+    maps = maps.to("cpu", torch.float64)
     if not maps.isfinite().all():
         raise ValueError(f"expected finite values of {name} (got NaN or infinity)")
     size = (images.shape[2], images.shape[3])

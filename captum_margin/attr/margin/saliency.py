@@ -38,6 +38,7 @@ from captum_margin.attr.margin.priors import (
 from captum_margin.attr.margin.regions import explain_by_regions
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.attr.margin.unions import (
+    FEW_UNIONS,
     MANY_UNIONS,
     explain_by_region_unions,
     explain_by_soft_unions,
@@ -91,11 +92,13 @@ class MarginSaliency(PerturbationAttribution):
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u
       (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On images
-      there are three rounds. The first is of overlapping tents on a 7 x 7 grid, below
-      400 evaluations of windows taken away one by one; each later one varies the map
-      drawn so far. Given a ``feature_mask`` or a ``segmentation_func``, its regions
-      are each in half of the unions; when all unions fit into ``n_evaluations``,
-      :math:`\varphi` is the Banzhaf value.
+      there are three rounds. The first is of overlapping tents on a 7 x 7 grid; each
+      later one varies the map drawn so far. From 151 to 399 evaluations, and with a
+      ``prior``, the rounds are smaller, each varies the map, and one smooth map is
+      fitted to the filtered scores of all; without one, 150 or fewer are all of tents.
+      Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
+      of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
+      Banzhaf value.
     - ``domain="regions"``: nodes are single superpixels (SLIC at six scales), each
       taken away alone; regions of like saliency are neighbours and the function is
       their size. The paper's form (case study II), see ``paper``.
@@ -182,8 +185,9 @@ class MarginSaliency(PerturbationAttribution):
                 Default: ``"unions"``
             n_evaluations (int, optional): Forward passes of each example, at least 16;
                 fewer are used when fewer tell all. A quarter of the default keeps most
-                of the quality, see the tutorials. ``domain="regions"`` takes one more
-                than there are regions instead. Default: 800
+                of the quality on networks of different kinds, see the tutorials.
+                ``domain="regions"`` takes one more than there are regions instead.
+                Default: 800
             signed (bool, optional): Whether evidence against the target is negative;
                 if False, saliency is absolute. Default: True
             sided (str, optional): For ``domain="regions"``: whether the influence is
@@ -198,8 +202,10 @@ class MarginSaliency(PerturbationAttribution):
                 regions of their own: another method's, or a person's box, of shape
                 (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
                 for all examples B is 1. Only where it is high and low matters, not
-                its mean or scale. ``"gradcam"`` makes Grad-CAM's at the last layer of
-                maps of a ``forward_func`` that is a Module, which is then no black box.
+                its mean or scale. ``"gradcam"`` makes Grad-CAM's, at the last layer of
+                maps of a ``forward_func`` that is a Module and then no black box; it
+                takes two of the ``n_evaluations``. What the scores contradict of a
+                prior is dropped. With one 100 evaluations are a good budget.
                 Default: None
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
@@ -224,7 +230,9 @@ class MarginSaliency(PerturbationAttribution):
                 option is unknown.
             ValueError: If there is no such class, baselines or masks do not broadcast
                 to the inputs, an option is out of its range, regions cannot be made of
-                the inputs, or inputs or outputs hold NaN or infinity.
+                the inputs, or inputs or outputs hold NaN or infinity. If a prior is
+                constant, not finite, of another shape, or given where there are no
+                soft unions, or the model has no layer of maps for ``"gradcam"``.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
@@ -410,7 +418,7 @@ def _explain(
             progress=progress,
         )
     if partitions is None:
-        if priors is not None or n_copies < MANY_UNIONS:
+        if priors is not None or FEW_UNIONS <= n_copies < MANY_UNIONS:
             return explain_by_varied_unions(
                 scorer, n_copies, seed, dtype, progress, priors
             )

@@ -18,14 +18,21 @@ from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.signal import influence
 
-__all__ = ["MANY_UNIONS", "explain_by_region_unions", "explain_by_soft_unions"]
+__all__ = [
+    "FEW_UNIONS",
+    "MANY_UNIONS",
+    "explain_by_region_unions",
+    "explain_by_soft_unions",
+]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
 # After the first round, a round for each weight: what its evidence weighs against the
 # first's, per standard deviation.
 _LATER_WEIGHTS = (0.6, 0.4)
-#: Fewer tents than half of these are too rough to be varied.
+#: With fewer unions than these there is one round, of tents, and with these or more
+#: three. Between, half of the unions as tents are too rough to be varied.
+FEW_UNIONS = 150
 MANY_UNIONS = 399
 # Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
 _BLUR_PATCHES = 2.0
@@ -38,11 +45,11 @@ def explain_by_soft_unions(
     dtype: torch.dtype,
     progress: tqdm[Any],
 ) -> list[ExampleMaps]:
-    """Explains images by soft unions, in three rounds.
+    """Explains images by soft unions, in three rounds or one.
 
-    The first half of the unions are random tents. Each later round varies the map that
-    the rounds before it have drawn, and its evidence is added to theirs, the first's
-    spread setting the scale.
+    The first half of the unions, or all, are random tents. Each later round varies the
+    map that the rounds before it have drawn, and its evidence is added to theirs, the
+    first's spread setting the scale.
 
     Args:
         scorer (MaskedScorer): Scores of B images.
@@ -54,7 +61,7 @@ def explain_by_soft_unions(
     (images,) = scorer.inputs
     size = (images.shape[2], images.shape[3])
     generator = torch.Generator().manual_seed(seed)
-    n_later = n_unions // 4
+    n_later = n_unions // 4 if n_unions >= FEW_UNIONS else 0
     tents = TentUnions(n_unions - 2 * n_later, size, generator, images.device, dtype)
     progress.reset(total=len(images) * n_unions)
 
@@ -66,7 +73,7 @@ def explain_by_soft_unions(
     stages: list[tuple[Stage, ...]] = [(stage,) for _, stage in found]
     # Where nothing changed the score there is nothing to vary.
     spreads = {i: e.std() for i, e in enumerate(evidence) if e.std() > 0}
-    for weight in _LATER_WEIGHTS:
+    for weight in _LATER_WEIGHTS if n_later else ():
         focused = [
             (i, FocusedUnions(evidence[i], n_later, size, generators[i]))
             for i in spreads

@@ -18,9 +18,10 @@ from captum_margin.signal import influence
 __all__ = ["explain_by_varied_unions"]
 
 # Of each round, between which weights the map stands against the random fields. First
-# there is no map; then it is followed from not at all to closely, so that the unions
-# also tell how good it is. A prior takes the place of the first round.
+# there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# A prior takes the place of the first two rounds' map.
+_STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -47,14 +48,15 @@ def explain_by_varied_unions(
     (images,) = scorer.inputs
     size = (images.shape[2], images.shape[3])
     shape = coarse_shape(size)
-    cell = (shape[0] * min(size) / CELLS / size[0], shape[1] * min(size) / CELLS / size[1])
-    strengths = _STRENGTHS if priors is None else _STRENGTHS[1:]
+    side = min(size) / CELLS  # of a cell, pixels
+    cell = (shape[0] / size[0] * side, shape[1] / size[1] * side)
+    strengths = _STRENGTHS if priors is None else _STRENGTHS_OF_PRIOR
     n_rounds = max(1, min(len(strengths), n_unions // _MIN_A_ROUND))
     progress.reset(total=len(images) * n_unions)
 
     given = [None] * len(images) if priors is None else list(priors)
     nothing = images.new_zeros(shape[0] * shape[1], dtype=dtype)
-    focus = [nothing if prior is None else prior.to(dtype) for prior in given]
+    focus = [nothing if prior is None else prior.to(nothing) for prior in given]
     joint = [JointEvidence(shape, cell, prior) for prior in given]
     # One seed for all: an example is explained alike in any batch.
     generators = [torch.Generator().manual_seed(seed) for _ in images]
@@ -69,8 +71,9 @@ def explain_by_varied_unions(
         scores = scorer.masked(list(enumerate(domains)), progress)
         for i, (domain, of_domain) in enumerate(zip(domains, scores, strict=True)):
             filtered = joint[i].add(of_domain, domain.presence, domain.sizes)
-            stages[i] = (*stages[i], Stage(domain, of_domain, influence(filtered)))
-            evidence[i] = joint[i].evidence().to(dtype)
+            energy = influence(filtered).to(of_domain)
+            stages[i] = (*stages[i], Stage(domain, of_domain, energy))
+            evidence[i] = joint[i].evidence().to(nothing)
             if evidence[i].max() > evidence[i].min():
                 focus[i] = evidence[i]
     return [
