@@ -100,40 +100,6 @@ def blurred(coarse, sigma):
     return out
 
 
-def window_presence(counts, size, patches, cell):
-    """What unions of all but one window keep (N, h, w): a grid of squares, in pixels.
-
-    The side is two cells, or what the grid needs to cover the image.
-    """
-    unions = []
-    for row in range(counts[0]):
-        for column in range(counts[1]):
-            kept = np.ones(patches)
-            for i in range(patches[0]):
-                for j in range(patches[1]):
-                    place = (i, j)
-                    away = [
-                        abs(
-                            (place[axis] + 0.5) * size[axis] / patches[axis]
-                            - ((row, column)[axis] + 0.5) * size[axis] / counts[axis]
-                        )
-                        <= max(2 * cell, size[axis] / counts[axis]) / 2 + 1e-7
-                        for axis in (0, 1)
-                    ]
-                    kept[i, j] = not all(away)
-            unions.append(kept)
-    return np.array(unions)
-
-
-def window_evidence(scores, whole, presence):
-    """What the score loses, on average, with the windows that a patch lies in (P,)."""
-    evidence = np.zeros(presence.shape[1])
-    for u in range(presence.shape[1]):
-        without = [i for i in range(len(scores)) if presence[i, u] == 0]
-        evidence[u] = np.mean([whole - scores[i] for i in without])
-    return evidence
-
-
 def focused_presence(field, focus, n_kept, strength, softness):
     """A union around a map (P,): where map and random field (P,) are highest."""
     height = field / field.std(ddof=1)
@@ -186,3 +152,66 @@ def regions_map(
             share = share / share.sum()
             heat[y, x] = (share @ saliency[holds]) * (share @ influence[holds])
     return heat
+
+
+def kernel_of_axis(n_patches, deviation, smallest_share):
+    """A Gaussian kernel along an axis, of its larger eigenvalues only."""
+    places = np.arange(n_patches)
+    kernel = np.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
+    values, vectors = np.linalg.eigh(kernel)
+    total = np.zeros_like(kernel)
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value > smallest_share * values.max():
+            total += value * np.outer(vector, vector)
+    return total
+
+
+def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10):
+    """The map (P,) that explains the scores of all rounds, as a Gaussian process.
+
+    ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is the covariance of the
+    map before there are scores, and a prior (P,) gives its mean but for the scale.
+    """
+    filtered, filtered_presence = [], []
+    for scores, presence, sizes in rounds:
+        weights = knn_weights(np.asarray(sizes)[:, None], max(1, len(sizes) // share))
+        filtered.append(high_pass(weights, scores, "random_walk"))
+        filtered_presence.append(high_pass(weights, presence, "random_walk"))
+    s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
+    n = len(s)
+    covariance = kernel * n / np.trace(z @ kernel @ z.T)
+    inverses, likelihoods = [], []
+    for noise in noises:
+        total = z @ covariance @ z.T + noise * np.eye(n)
+        inverses.append(np.linalg.inv(total))
+        # Gaussian, with the variance that makes the scores most likely.
+        variance = s @ inverses[-1] @ s / n
+        log_determinant = np.linalg.slogdet(total)[1]
+        likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
+    odds = np.exp(np.array(likelihoods) - max(likelihoods))
+    odds = odds / odds.sum()
+
+    def told_by(signal):
+        return sum(
+            o * covariance @ z.T @ inverse @ signal
+            for o, inverse in zip(odds, inverses, strict=True)
+        )
+
+    phi = told_by(s)
+    if prior is not None:
+        # What of it the kernel's fields can show.
+        values, vectors = np.linalg.eigh(kernel)
+        shown = vectors[:, values > 1e-9 * values.max()]
+        prior = shown @ (shown.T @ (prior - prior.mean()))
+        if_true = told_by(z @ prior)
+        slope = np.cov(phi, if_true)[0, 1] / if_true.var(ddof=1)
+        mean = max(0.0, slope) * prior
+        phi = mean + told_by(s - z @ mean)
+    # The common part: the slope, over sizes, of what phi leaves of the scores.
+    along, energy = 0.0, 0.0
+    for scores, presence, sizes in rounds:
+        left = scores - presence @ phi
+        away = sizes - sizes.mean()
+        along += (away * (left - left.mean())).sum()
+        energy += (away**2).sum()
+    return (phi + along / energy) * patches_a_cell

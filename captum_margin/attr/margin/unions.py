@@ -14,30 +14,32 @@ from captum_margin.attr.margin.cross_energy import cross_energy
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.region_unions import RegionUnions
 from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape, enlarge
-from captum_margin.attr.margin.domains.windows import WindowUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.signal import influence
 
-__all__ = ["explain_by_region_unions", "explain_by_soft_unions"]
+__all__ = [
+    "FEW_UNIONS",
+    "MANY_UNIONS",
+    "explain_by_region_unions",
+    "explain_by_soft_unions",
+]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
 # After the first round, a round for each weight: what its evidence weighs against the
 # first's, per standard deviation.
 _LATER_WEIGHTS = (0.6, 0.4)
-# With fewer unions than these there is one round, of tents; with fewer than those the
-# first round is a third of the unions, and of windows: as many tents are too rough to
-# be varied.
-_MIN_UNIONS = 150
-_MIN_TENTS = 399
+#: With fewer unions than these there is one round, of tents, and with these or more
+#: three. Between, half of the unions as tents are too rough to be varied.
+FEW_UNIONS = 150
+MANY_UNIONS = 399
 # Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
 _BLUR_PATCHES = 2.0
 
 
 def explain_by_soft_unions(
     scorer: MaskedScorer,
-    whole: Tensor,
     n_unions: int,
     seed: int,
     dtype: torch.dtype,
@@ -45,13 +47,12 @@ def explain_by_soft_unions(
 ) -> list[ExampleMaps]:
     """Explains images by soft unions, in three rounds or one.
 
-    The first unions take away a window each or are random. Each later round varies the
+    The first half of the unions, or all, are random tents. Each later round varies the
     map that the rounds before it have drawn, and its evidence is added to theirs, the
     first's spread setting the scale.
 
     Args:
         scorer (MaskedScorer): Scores of B images.
-        whole (Tensor): Scores of the images themselves, (B,).
         n_unions (int): Unions of an image.
         seed (int): Seed of every image's draws.
         dtype (torch.dtype): Of masks and maps.
@@ -60,33 +61,21 @@ def explain_by_soft_unions(
     (images,) = scorer.inputs
     size = (images.shape[2], images.shape[3])
     generator = torch.Generator().manual_seed(seed)
-    first, n_later = _rounds(n_unions, size, generator, images.device, dtype)
+    n_later = n_unions // 4 if n_unions >= FEW_UNIONS else 0
+    tents = TentUnions(n_unions - 2 * n_later, size, generator, images.device, dtype)
     progress.reset(total=len(images) * n_unions)
 
     # Every example sees the same first unions, and draws on from there by itself.
     generators = [_copy(generator) for _ in images]
-    scores = scorer.masked([(i, first) for i in range(len(images))], progress)
-    found = [
-        _loss(first, of_example, of_whole, dtype)
-        if isinstance(first, WindowUnions)
-        else _evidence(first, of_example, dtype)
-        for of_example, of_whole in zip(scores, whole, strict=True)
-    ]
+    scores = scorer.masked([(i, tents) for i in range(len(images))], progress)
+    found = [_evidence(tents, of_example, dtype) for of_example in scores]
     evidence = [_blur(of_example, size) for of_example, _ in found]
     stages: list[tuple[Stage, ...]] = [(stage,) for _, stage in found]
     # Where nothing changed the score there is nothing to vary.
     spreads = {i: e.std() for i, e in enumerate(evidence) if e.std() > 0}
-    unmoved = [i for i in range(len(images)) if i not in spreads]
-    if isinstance(first, WindowUnions) and unmoved:
-        # One window was too little to take; tents may take enough.
-        tents = TentUnions(sum(n_later), size, generator, images.device, dtype)
-        scores = scorer.masked([(i, tents) for i in unmoved], progress)
-        for i, of_example in zip(unmoved, scores, strict=True):
-            of_tents, stage = _evidence(tents, of_example, dtype)
-            evidence[i], stages[i] = _blur(of_tents, size), (*stages[i], stage)
-    for weight, n_focused in zip(_LATER_WEIGHTS, n_later, strict=False):
+    for weight in _LATER_WEIGHTS if n_later else ():
         focused = [
-            (i, FocusedUnions(evidence[i], n_focused, size, generators[i]))
+            (i, FocusedUnions(evidence[i], n_later, size, generators[i]))
             for i in spreads
         ]
         scores = scorer.masked(focused, progress)
@@ -101,35 +90,6 @@ def explain_by_soft_unions(
         ExampleMaps((enlarge(e.view(1, *coarse_shape(size)), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
-
-
-def _rounds(
-    n_unions: int,
-    size: tuple[int, int],
-    generator: torch.Generator,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[TentUnions | WindowUnions, tuple[int, ...]]:
-    """The first round, and how many unions each later one has."""
-    if n_unions < _MIN_UNIONS:
-        return TentUnions(n_unions, size, generator, device, dtype), ()
-    if n_unions < _MIN_TENTS:
-        windows = WindowUnions(n_unions // 3, size, device, dtype)
-        rest = n_unions - len(windows)
-        return windows, (rest - rest // 2, rest // 2)
-    n_later = n_unions // 4
-    tents = TentUnions(n_unions - 2 * n_later, size, generator, device, dtype)
-    return tents, (n_later, n_later)
-
-
-def _loss(
-    windows: WindowUnions, scores: Tensor, whole: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Stage]:
-    """The patches' evidence from what windows take away, and the round."""
-    lost = whole.to(dtype) - scores.to(dtype)
-    if scores.max() == scores.min():  # but for rounding, the image's own score too
-        lost = torch.zeros_like(lost)
-    return windows.evidence(lost), Stage(windows, scores, lost.square())
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
+from captum_margin.attr.margin import joint, saliency, varied
 from captum_margin.attr.margin import unions as union_form
 from captum_margin.attr.margin.domains.focused import FocusedUnions
-from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape
-from captum_margin.attr.margin.domains.windows import WindowUnions
+from captum_margin.attr.margin.domains.tents import CELLS, TentUnions, coarse_shape
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 from tests.reference.margin_listings import high_pass, knn_weights
 
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
 DERIVED = {"rtol": 1e-8, "atol": 1e-12}  # many sums in another order
+SOLVED = {"rtol": 1e-5, "atol": 1e-7}  # and equations
 
 
 def numpy_score(model, column):
@@ -49,10 +50,6 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
     scores = [score(reference.masked(image, baseline, mask)) for mask in masks.numpy()]
     np.testing.assert_allclose(stage.scores, scores, **EXACT)
     presence = domain.presence.numpy()
-    if isinstance(domain, WindowUnions):
-        lost = score(image) - np.array(scores)
-        np.testing.assert_allclose(stage.influence, lost**2, rtol=1e-7, atol=1e-16)
-        return reference.window_evidence(scores, score(image), presence)
     sizes = domain.sizes.numpy()
     weights = knn_weights(sizes[:, None], n_neighbors)
     filtered = high_pass(weights, np.array(scores), "random_walk")
@@ -63,15 +60,10 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
 
 
 @pytest.mark.parametrize("size", [(80, 64), (16, 24)])
-@pytest.mark.parametrize("first", [TentUnions, WindowUnions])
-def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
-    monkeypatch.setattr(union_form, "_MIN_UNIONS", 75)
-    if first is TentUnions:
-        monkeypatch.setattr(union_form, "_MIN_TENTS", 75)
-        counts = [39, 18, 18]
-    else:
-        n_windows = {(80, 64): 5 * 5, (16, 24): 4 * 6}[size]
-        counts = [n_windows, 25 + (75 - n_windows) % 2, 25]
+def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
+    monkeypatch.setattr(union_form, "FEW_UNIONS", 75)
+    monkeypatch.setattr(saliency, "MANY_UNIONS", 75)
+    counts = [39, 18, 18]
     image, model = models.images(1, 3, *size), models.conv(seed=5)
     found, details = explain_one(model, image, 1, n_evaluations=76, seed=7)
     stages, score = details.stages[0], numpy_score(model, 1)
@@ -94,25 +86,71 @@ def test_soft_unions_are_rounds_of_cross_energy(size, first, monkeypatch):
 
     # The unions come from the seed, those of a later round from the map before it.
     generator = torch.Generator().manual_seed(7)
-    if first is TentUnions:
-        tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
-        assert torch.equal(tents.presence, stages[0].domain.presence)
-    else:
-        assert isinstance(stages[0].domain, WindowUnions)
+    tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
+    assert torch.equal(tents.presence, stages[0].domain.presence)
     for stage, before in zip(stages[1:], drawn[:-1], strict=True):
         focus = torch.from_numpy(before)
         focused = FocusedUnions(focus, len(stage.scores), size, generator)
         torch.testing.assert_close(focused.presence, stage.domain.presence, **DERIVED)
 
 
+@pytest.mark.parametrize("size", [(20, 16), (16, 24)])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_varied_unions_are_explained_together(size, with_prior):
+    image, model = models.images(1, 3, *size), models.conv(seed=5)
+    prior, options = None, {"n_evaluations": 160}
+    if with_prior:
+        focus = 0.2 + models.images(1, 1, *coarse_shape(size), seed=8)
+        options = {"n_evaluations": 70, "prior": focus}
+        prior = focus.numpy().flatten()
+    found, details = explain_one(model, image, 1, seed=7, **options)
+    stages, score = details.stages[0], numpy_score(model, 1)
+    pixels, patches = image[0].numpy(), coarse_shape(size)
+    cell = [n * min(size) / CELLS / side for n, side in zip(patches, size, strict=True)]
+    kernel = np.kron(
+        *(
+            reference.kernel_of_axis(
+                n, joint._CELLS_A_KERNEL * of_axis, joint._SMALLEST_SHARE
+            )
+            for n, of_axis in zip(patches, cell, strict=True)
+        )
+    )
+    before = torch.zeros(patches[0] * patches[1]) if prior is None else focus.flatten()
+    strengths = varied._STRENGTHS_OF_PRIOR if with_prior else varied._STRENGTHS
+    generator = torch.Generator().manual_seed(7)
+    rounds = []
+    assert len(stages) == len(strengths)
+    for stage, strength in zip(stages, strengths, strict=True):
+        domain, count = stage.domain, len(stage.scores)
+        drawn = FocusedUnions(before.double(), count, size, generator, strength)
+        torch.testing.assert_close(drawn.presence, domain.presence, **SOLVED)
+        (masks,) = domain.masks(torch.arange(count))
+        scores = [
+            score(reference.masked(pixels, mean_colour(pixels), mask))
+            for mask in masks.numpy()
+        ]
+        np.testing.assert_allclose(stage.scores, scores, **EXACT)
+        sizes = domain.sizes.numpy()
+        rounds.append((np.array(scores), domain.presence.numpy(), sizes))
+        weights = knn_weights(sizes[:, None], max(1, count // joint._NEIGHBOR_SHARE))
+        filtered = high_pass(weights, np.array(scores), "random_walk")
+        np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-6, atol=1e-14)
+        evidence = reference.joint_evidence(
+            rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
+        )
+        before = torch.from_numpy(evidence)
+    expected = reference.enlarged(evidence.reshape(patches), size)
+    scale = abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)
+
+
 @pytest.mark.parametrize(
     ("n_evaluations", "rounds"),
     [
         (150, [149]),
-        (151, [7 * 7, 51, 50]),
-        (200, [8 * 8, 68, 67]),
-        (300, [9 * 11, 100, 100]),
-        (399, [11 * 12, 133, 133]),
+        (151, [37, 38, 37, 38]),
+        (200, [49, 50, 50, 50]),
+        (399, [99, 100, 99, 100]),
         (400, [201, 99, 99]),
         (406, [203, 101, 101]),
     ],

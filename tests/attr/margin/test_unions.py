@@ -14,7 +14,6 @@ from captum_margin.attr.margin.domains.grids import ShiftedGrids
 from captum_margin.attr.margin.domains.region_unions import RegionUnions
 from captum_margin.attr.margin.domains.single_regions import SingleRegions
 from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape, enlarge
-from captum_margin.attr.margin.domains.windows import WindowUnions
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 
@@ -133,39 +132,6 @@ def test_enlarge_is_bilinear():
     for field, pixels in zip(coarse, enlarge(coarse, (9, 14)), strict=True):
         expected = reference.enlarged(field.numpy(), (9, 14))
         np.testing.assert_allclose(pixels, expected, **EXACT)
-
-
-@pytest.mark.parametrize(
-    ("n_unions", "size", "counts"),
-    [
-        (66, (64, 64), (8, 8)),
-        (50, (16, 16), (7, 7)),  # as fine as pixels
-        (66, (40, 90), (5, 13)),
-        (50, (90, 41), (10, 5)),
-        (5, (30, 64), (1, 5)),  # the grid is wider than two cells
-        (3, (16, 400), (1, 3)),
-    ],
-)
-def test_windows_cover_the_image(n_unions, size, counts):
-    unions = WindowUnions(n_unions, size, CPU, DOUBLE)
-    assert len(unions) == math.prod(counts) <= n_unions
-    patches, cell = coarse_shape(size), min(size) / tent_domain.CELLS
-    presence = reference.window_presence(counts, size, patches, cell)
-    np.testing.assert_array_equal(unions.presence, presence.reshape(len(unions), -1))
-    assert (presence.min(axis=0) == 0).all()
-    nodes = torch.tensor([len(unions) - 1, 0])
-    (masks,) = unions.masks(nodes)
-    for node, mask in zip(nodes.tolist(), masks[:, 0], strict=True):
-        np.testing.assert_allclose(
-            mask, reference.enlarged(presence[node], size), **EXACT
-        )
-    lost = draws(len(unions), seed=4)
-    expected = reference.window_evidence(
-        -lost.numpy(), 0.0, presence.reshape(len(unions), -1)
-    )
-    np.testing.assert_allclose(unions.evidence(lost), expected, **EXACT)
-    single = WindowUnions(n_unions, size, CPU, torch.float32)
-    assert torch.equal(single.presence.double(), unions.presence)
 
 
 def test_focused_unions_against_the_restatement():

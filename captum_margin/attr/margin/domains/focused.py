@@ -20,16 +20,21 @@ _CELLS_A_BUMP = 1.25  # width of the field's bumps
 _FOCUS = 2.0  # standard deviations of the map to one of the field
 _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
 _SIZES = (0.05, 0.9)  # smallest and largest share of the image
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class FocusedUnions:
     """N unions around the map of an image.
 
     Args:
-        focus (Tensor): The map on patches, (h * w,).
+        focus (Tensor): The map on patches, (h * w,). A constant one says nothing: the
+            unions are then of the field alone.
         n_unions (int): N.
         size (tuple[int, int]): H and W, pixels.
         generator (torch.Generator): Draws the fields.
+        strengths (tuple[float, float]): Smallest and largest weight of the map against
+            the field; unions of all sizes have weights spread between them.
+            Default: (2.0, 2.0)
 
     Attributes:
         presence (Tensor): How much of each patch each union keeps, (N, h * w).
@@ -43,6 +48,7 @@ class FocusedUnions:
         n_unions: int,
         size: tuple[int, int],
         generator: torch.Generator,
+        strengths: tuple[float, float] = (_FOCUS, _FOCUS),
     ) -> None:
         self.size = size
         device, dtype = focus.device, focus.dtype
@@ -53,7 +59,9 @@ class FocusedUnions:
         field = grids.sample(drawn.to(device, dtype), everything, coarse_shape(size))
         field = field.flatten(1)  # (N, h * w)
         height = field / field.std(dim=1, keepdim=True)
-        height = height + _FOCUS * (focus - focus.mean()) / focus.std()
+        if focus.max() > focus.min():
+            strength = _spread(n_unions, *strengths).to(height)[:, None]
+            height = height + strength * (focus - focus.mean()) / focus.std()
         smallest, largest = _SIZES
         shares = (torch.arange(n_unions, device=device) + 0.5).to(dtype) / n_unions
         shares = smallest + (largest - smallest) * shares
@@ -72,3 +80,9 @@ class FocusedUnions:
         """How much of each pixel some unions keep, (n, 1, H, W)."""
         coarse = self.presence[nodes].view(-1, *coarse_shape(self.size))
         return (enlarge(coarse, self.size)[:, None],)
+
+
+def _spread(n: int, smallest: float, largest: float) -> Tensor:
+    """N values that fill a range evenly, and so do those of any stretch of them."""
+    turns = torch.arange(n, dtype=torch.float64) * _GOLDEN
+    return smallest + (largest - smallest) * (turns % 1)

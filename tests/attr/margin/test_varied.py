@@ -1,11 +1,10 @@
-"""The laws of the maps where the first of the rounds takes windows away."""
+"""The maps of budgets between few and many: their rounds, and the laws they obey."""
 
 import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
-from captum_margin.attr.margin.domains.tents import TentUnions
-from captum_margin.attr.margin.domains.windows import WindowUnions
+from captum_margin.attr.margin.domains.focused import FocusedUnions
 from tests.helpers import models
 
 SAME = {"rtol": 1e-8, "atol": 1e-11}
@@ -21,8 +20,8 @@ def test_a_batch_its_examples_and_any_chunks_agree():
     target = [1, 3]
     found, details = explain(model, x, target=target, return_details=True)
     for stages in details.stages:
-        assert isinstance(stages[0].domain, WindowUnions)
-        assert len(stages) == 3
+        assert all(isinstance(stage.domain, FocusedUnions) for stage in stages)
+        assert [len(stage.scores) for stage in stages] == [37, 38, 37, 38]
     for chunk in (7, 400):
         again = explain(model, x, target=target, perturbations_per_eval=chunk)
         torch.testing.assert_close(again, found, **SAME)
@@ -31,7 +30,7 @@ def test_a_batch_its_examples_and_any_chunks_agree():
         torch.testing.assert_close(alone, found[example : example + 1], **SAME)
 
 
-def test_the_seed_draws_the_later_rounds():
+def test_the_seed_decides_alone():
     x, model = models.images(), models.conv()
     found, state = explain(model, x, seed=3), torch.get_rng_state()
     assert torch.equal(explain(model, x, seed=3), found)
@@ -67,23 +66,19 @@ def test_equal_scores_are_no_evidence_whatever_the_image_scores():
     assert not found.any()
 
 
-def test_tents_speak_where_no_window_is_enough():
-    # Each of two corners is enough for the score, and no window takes both.
+def test_parts_that_are_enough_alone_are_all_found():
+    # Each of two corners is enough for the score.
     first, last = slice(0, 4), slice(20, 24)
     x = torch.zeros(2, 1, 24, 24, dtype=torch.float64)
     x[:, :, first, first] = x[:, :, last, last] = 1.0
-    x[1, :, last, last] = 0.5  # here a window is
+    x[1, :, last, last] = 0.5  # here one is enough for half of it
 
     def either(images):
         corners = images[:, :, first, first], images[:, :, last, last]
         return torch.stack([c.mean(dim=(1, 2, 3)) for c in corners]).amax(dim=0)
 
     options = {"target": None, "baselines": 0.0}
-    found, details = explain(either, x, return_details=True, **options)
-    rounds = [[type(s.domain) for s in stages] for stages in details.stages]
-    assert rounds[0] == [WindowUnions, TentUnions] and len(rounds[1]) == 3
-    counts = [[len(s.scores) for s in stages] for stages in details.stages]
-    assert counts == [[49, 101], [49, 51, 50]]
+    found = explain(either, x, **options)
     heat = found[0, 0]
     corners = torch.stack([heat[first, first].mean(), heat[last, last].mean()])
     assert corners.min() > 3 * heat[8:16, 8:16].abs().mean()

@@ -1,0 +1,89 @@
+"""Grad-CAM at the last layer of maps, as a first guess for methods that go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_margin._model.captum import (
+    TargetType,
+    layer_gradients,
+    select_rows,
+    select_targets,
+    target_outputs,
+)
+from captum_margin._model.layers import last_conv_layer
+
+__all__ = ["GRAD_CAM_PASSES", "grad_cam"]
+
+#: Forward passes of each example: one finds the layer, one (and back) makes the map.
+GRAD_CAM_PASSES = 2
+
+
+def grad_cam(
+    model: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    target: TargetType,
+    additional_forward_args: object = None,
+) -> Tensor:
+    """Grad-CAM of a network that is otherwise a black box, without the rectifier.
+
+    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
+    Gradient-based Localization", ICCV 2017 (https://arxiv.org/abs/1610.02391), at
+    :func:`~captum_margin.attr.last_conv_layer`. Parameters may be frozen and the caller
+    may be under ``no_grad`` or ``inference_mode``; no ``.grad`` is touched.
+
+    Args:
+        model (Module): The network.
+        inputs (tuple[Tensor, ...]): Images, (B, C, H, W).
+        target (int, tuple, Tensor or list, optional): As in Captum.
+        additional_forward_args (Any, optional): As in Captum. Default: None
+
+    Returns:
+        Tensor: The sum of the channels by their mean gradients, (B, 1, h, w).
+
+    Raises:
+        ValueError: If the model is no Module, or has no such layer.
+
+    Cost: :data:`GRAD_CAM_PASSES` forward passes and one backward pass.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            'expected forward_func as a Module for prior="gradcam" (got a '
+            f"{type(model).__name__}, which hides its layers); pass a map as prior"
+        )
+
+    def score(*arguments: Any) -> Tensor:
+        images, args = arguments[: len(inputs)], arguments[len(inputs) :]
+        return select_targets(
+            target_outputs(model, images, args), target, len(images[0])
+        )
+
+    # Captum looks here for the order of the devices.
+    score.device_ids = getattr(model, "device_ids", None)  # type: ignore[attr-defined]
+    with torch.inference_mode(False):
+        inputs = tuple(tensor.clone() for tensor in inputs)  # for in-place models
+        _, args = select_rows(
+            None, additional_forward_args, torch.arange(len(inputs[0])), len(inputs[0])
+        )
+        args = None if args is None else tuple(map(_outside_inference, args))
+        try:
+            layer = last_conv_layer(model, inputs, args).layer
+        except ValueError as error:
+            raise ValueError(
+                f'prior="gradcam" needs a last layer of maps: {error}; or pass a map '
+                "as prior, another method's or a person's"
+            ) from error
+        (gradients,), (maps,) = layer_gradients(score, layer, inputs, args)
+    weights = gradients.mean(dim=(2, 3), keepdim=True)
+    return (weights * maps).sum(dim=1, keepdim=True).detach()
+
+
+def _outside_inference(argument: Any) -> Any:
+    """The same tensor, fit for autograd."""
+    if isinstance(argument, Tensor) and argument.is_inference():
+        return argument.clone()
+    return argument

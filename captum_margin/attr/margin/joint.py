@@ -1,0 +1,194 @@
+r"""One map for the unions of all rounds: the one that explains their scores best.
+
+:mod:`~captum_margin.attr.margin.cross_energy` takes the parts one by one. That is exact
+where presences are independent and unions are many. Here a map :math:`\varphi` explains
+all filtered scores at once, those of every round,
+
+.. math:: s_h = Z_h \varphi + \varepsilon, \qquad
+    \varphi = B c, \quad c \sim \mathcal{N}(0, \tau I), \quad
+    \varepsilon \sim \mathcal{N}(0, \tau \lambda I),
+
+with :math:`z_h = (I - A) z` and the graph A of unions of like size, as there. B are
+smooth fields, the eigenvectors of a Gaussian kernel. The mean of :math:`\varphi` given
+the scores is a ridge regression, :math:`\varphi = R s_h`, of the cross-energies
+:math:`B^\top Z_h^\top s_h`; where noise is all there is, it is them, smoothed. How
+noisy the scores are they tell themselves: R is the mean over values of
+:math:`\lambda`, weighted by the likelihood of the scores.
+
+A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
+are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
+What the unions can tell of it, :math:`R Z_h m`, they tell; the rest is believed, and a
+says how much: it is the slope of :math:`R s_h` on :math:`R Z_h m` over the patches, of
+what the unions tell of the truth on what they would tell if the prior were true. A
+prior that they contradict, with a slope below 0, is dropped.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from captum_margin.signal import HighPass, knn_graph_1d
+
+__all__ = ["JointEvidence"]
+
+# Of N unions, one is compared with the N / 10 nearest to its size.
+_NEIGHBOR_SHARE = 10
+# Standard deviation of the kernel: how far evidence goes together.
+_CELLS_A_KERNEL = 0.75
+# Fields along an axis with less of the kernel than this share of the first are noise.
+_SMALLEST_SHARE = 0.01
+# Noise against signal, that are weighed: the energy of a union's fields is one.
+_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+class JointEvidence:
+    """Gathers rounds of unions of one image, and gives the map that explains them.
+
+    What is solved is small: in float64 on the CPU, whatever the masks are.
+
+    Args:
+        shape (tuple[int, int]): Patches along H and W.
+        cell (tuple[float, float]): Patches in a cell along H and W.
+        prior (Tensor, optional): A map on the patches, (h * w,), not constant; neither
+            its scale nor its mean matters.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        cell: tuple[float, float],
+        prior: Tensor | None = None,
+    ) -> None:
+        self.shape = shape
+        self.patches_a_cell = cell[0] * cell[1]
+        self.axes = tuple(
+            _axis_fields(n, _CELLS_A_KERNEL * length)
+            for n, length in zip(shape, cell, strict=True)
+        )
+        self.prior = None
+        if prior is not None:
+            self.prior = self._coefficients(prior.to("cpu", torch.float64))
+        self._high_pass = HighPass("random_walk")
+        self._filtered: list[Tensor] = []
+        self._unfiltered: list[Tensor] = []
+        self._sizes: list[Tensor] = []
+
+    def add(self, scores: Tensor, presence: Tensor, sizes: Tensor) -> Tensor:
+        """Takes in a round.
+
+        Args:
+            scores (Tensor): Scores of the unions, (N,).
+            presence (Tensor): How much of each patch each union keeps, (N, h * w).
+            sizes (Tensor): Patches that each union keeps, (N,).
+
+        Returns:
+            Tensor: The filtered scores, (N,), float64, on the CPU.
+
+        Cost: O(N * h * w) time, O(N * 100) memory.
+        """
+        scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
+        scores = scores - scores.mean()
+        if scores.max() == scores.min():  # but for rounding
+            scores = torch.zeros_like(scores)
+        rows, columns = (axis.to(presence) for axis in self.axes)
+        features = (rows.T @ presence.view(-1, *self.shape) @ columns).flatten(1)
+        features = features.to("cpu", torch.float64)
+        raw = torch.cat([scores[:, None], features], dim=1)
+        edge_index, edge_weight = knn_graph_1d(
+            sizes, max(1, len(sizes) // _NEIGHBOR_SHARE)
+        )
+        filtered: Tensor = self._high_pass(raw, edge_index, edge_weight)
+        self._filtered.append(filtered)
+        self._unfiltered.append(raw - raw.mean(dim=0))
+        self._sizes.append(sizes - sizes.mean())
+        return filtered[:, 0]
+
+    def evidence(self) -> Tensor:
+        """The map on the patches, (h * w,), float64, on the CPU.
+
+        Its unit is that of the score: how much it rises when a cell around the patch is
+        shown. Zeros where the scores are all alike.
+
+        Cost: O((N + 100) * 100^2) time.
+        """
+        filtered = torch.cat(self._filtered)
+        scores, features = filtered[:, 0], filtered[:, 1:]
+        if not scores.any():
+            return features.new_zeros(self.shape[0] * self.shape[1])
+        if self.prior is None:
+            coefficients = _ridge(scores, features, scores[:, None])[:, 0]
+        else:
+            both = torch.stack([scores, features @ self.prior], dim=1)
+            told, told_of_prior = _ridge(scores, features, both).T
+            confirmed = _slope(self._field(told), self._field(told_of_prior))
+            coefficients = told + confirmed * (self.prior - told_of_prior)
+        # What all patches have in common is filtered away; how much the unions gain by
+        # their size, beyond what the map says, puts it back.
+        unfiltered, sizes = torch.cat(self._unfiltered), torch.cat(self._sizes)
+        rest = unfiltered[:, 0] - unfiltered[:, 1:] @ coefficients
+        common = (sizes @ rest) / sizes.square().sum()
+        return (self._field(coefficients) + common) * self.patches_a_cell
+
+    def _field(self, coefficients: Tensor) -> Tensor:
+        """The map of coefficients (D,), (h * w,)."""
+        rows, columns = (axis.to(coefficients) for axis in self.axes)
+        grid = coefficients.view(rows.shape[1], columns.shape[1])
+        return (rows @ grid @ columns.T).flatten()
+
+    def _coefficients(self, field: Tensor) -> Tensor:
+        """Those of a map (h * w,), brought to mean 0 and spread 1, (D,)."""
+        rows, columns = (axis.to(field) for axis in self.axes)
+        # The fields of an axis are at right angles to each other.
+        field = (field - field.mean()).view(self.shape)
+        grid = rows.T @ field @ columns / rows.square().sum(0)[:, None]
+        coefficients = (grid / columns.square().sum(0)).flatten()
+        return coefficients / self._field(coefficients).std()
+
+
+def _slope(values: Tensor, on: Tensor) -> Tensor:
+    """Slope of the regression of some values on others, 0 if it is negative."""
+    away = on - on.mean()
+    energy = away.square().sum()
+    slope: Tensor = values @ away / energy.where(energy > 0, 1)
+    return slope.clamp(min=0)
+
+
+@lru_cache(maxsize=16)
+def _axis_fields(n_patches: int, deviation: float) -> Tensor:
+    """Fields along an axis whose products sum to a Gaussian kernel, (n_patches, d)."""
+    places = torch.arange(n_patches, dtype=torch.float64)
+    kernel = torch.exp(-((places[:, None] - places) / deviation).square() / 2)
+    values, vectors = torch.linalg.eigh(kernel)
+    kept = values > _SMALLEST_SHARE * values.max()
+    fields: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return fields
+
+
+def _ridge(scores: Tensor, features: Tensor, targets: Tensor) -> Tensor:
+    r"""Ridge regressions with as much noise as the scores seem to have.
+
+    Args:
+        scores (Tensor): (N,).
+        features (Tensor): (N, D).
+        targets (Tensor): What is explained, (N, T).
+
+    Returns:
+        Tensor: Coefficients of the features, (D, T).
+    """
+    n_unions, n_features = features.shape
+    scale = features.square().sum(dim=1).mean().rsqrt()
+    features = features * scale
+    values, vectors = torch.linalg.eigh(features.T @ features)
+    noises = torch.tensor(_NOISES).to(values)[:, None]
+    noisy = values.clamp(min=0) + noises  # (L, D)
+    explained = ((vectors.T @ (features.T @ scores)).square() / noisy).sum(dim=1)
+    left = (1 - explained / scores.square().sum()) / noises[:, 0]
+    # The logarithm of the likelihood, with the most likely tau, but for a constant.
+    spread = noisy.log().sum(dim=1) + (n_unions - n_features) * noises[:, 0].log()
+    likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
+    turned = vectors.T @ (features.T @ targets)
+    coefficients: Tensor = vectors @ ((likely @ (1 / noisy))[:, None] * turned)
+    return scale * coefficients

@@ -1,0 +1,82 @@
+"""Saliency from few unions: each round varies the map drawn so far, and all count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_margin.attr.margin.domains.focused import FocusedUnions
+from captum_margin.attr.margin.domains.tents import CELLS, coarse_shape, enlarge
+from captum_margin.attr.margin.joint import JointEvidence
+from captum_margin.attr.margin.masking import MaskedScorer
+from captum_margin.attr.margin.stages import ExampleMaps, Stage
+from captum_margin.signal import influence
+
+__all__ = ["explain_by_varied_unions"]
+
+# Of each round, between which weights the map stands against the random fields. First
+# there is no map; then it is rough, and followed from not at all to closely.
+_STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# A prior takes the place of the first two rounds' map.
+_STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# A round of fewer unions than these would leave the map as it is.
+_MIN_A_ROUND = 16
+
+
+def explain_by_varied_unions(
+    scorer: MaskedScorer,
+    n_unions: int,
+    seed: int,
+    dtype: torch.dtype,
+    progress: tqdm[Any],
+    priors: Tensor | None = None,
+) -> list[ExampleMaps]:
+    """Explains images by soft unions, in rounds of like number.
+
+    Args:
+        scorer (MaskedScorer): Scores of B images.
+        n_unions (int): Unions of an image.
+        seed (int): Seed of every image's draws.
+        dtype (torch.dtype): Of masks and maps.
+        progress (tqdm): Told of every masked copy.
+        priors (Tensor, optional): A map of each image to begin with, on its patches,
+            (B, h * w), none of them constant. Default: None
+    """
+    (images,) = scorer.inputs
+    size = (images.shape[2], images.shape[3])
+    shape = coarse_shape(size)
+    side = min(size) / CELLS  # of a cell, pixels
+    cell = (shape[0] / size[0] * side, shape[1] / size[1] * side)
+    strengths = _STRENGTHS if priors is None else _STRENGTHS_OF_PRIOR
+    n_rounds = max(1, min(len(strengths), n_unions // _MIN_A_ROUND))
+    progress.reset(total=len(images) * n_unions)
+
+    given = [None] * len(images) if priors is None else list(priors)
+    nothing = images.new_zeros(shape[0] * shape[1], dtype=dtype)
+    focus = [nothing if prior is None else prior.to(nothing) for prior in given]
+    joint = [JointEvidence(shape, cell, prior) for prior in given]
+    # One seed for all: an example is explained alike in any batch.
+    generators = [torch.Generator().manual_seed(seed) for _ in images]
+    stages: list[tuple[Stage, ...]] = [() for _ in images]
+    evidence = [nothing for _ in images]
+    for number, strength in enumerate(strengths[:n_rounds]):
+        n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
+        domains = [
+            FocusedUnions(map_so_far, n_of_round, size, generator, strength)
+            for map_so_far, generator in zip(focus, generators, strict=True)
+        ]
+        scores = scorer.masked(list(enumerate(domains)), progress)
+        for i, (domain, of_domain) in enumerate(zip(domains, scores, strict=True)):
+            filtered = joint[i].add(of_domain, domain.presence, domain.sizes)
+            energy = influence(filtered).to(of_domain)
+            stages[i] = (*stages[i], Stage(domain, of_domain, energy))
+            evidence[i] = joint[i].evidence().to(nothing)
+            if evidence[i].max() > evidence[i].min():
+                focus[i] = evidence[i]
+    return [
+        ExampleMaps((enlarge(e.view(1, *shape), size),), of_example)
+        for e, of_example in zip(evidence, stages, strict=True)
+    ]

@@ -1,0 +1,125 @@
+"""One map for the unions of all rounds: against NumPy, and its laws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from captum_margin.attr.margin import joint
+from captum_margin.attr.margin.joint import JointEvidence
+from tests.reference import margin_saliency_reference as reference
+
+SHAPE, CELL = (9, 12), (2.0, 2.5)
+N_PATCHES = math.prod(SHAPE)
+DOUBLE = torch.float64
+
+
+def draws(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=generator, dtype=DOUBLE)
+
+
+def rounds(counts=(40, 25), noise=0.3, seed=0):
+    """Rounds of unions of a map that is smooth, and scores with noise."""
+    truth = true_map()
+    made = []
+    for number, count in enumerate(counts):
+        presence = draws(count, N_PATCHES, seed=seed + number)
+        presence = (presence > draws(count, 1, seed=seed + 50 + number)).to(DOUBLE)
+        sizes = presence.sum(dim=1)
+        scores = presence @ truth + 0.02 * sizes
+        scores = scores + noise * (draws(count, seed=seed + 90 + number) - 0.5)
+        made.append((scores, presence, sizes))
+    return made
+
+
+def true_map():
+    y, x = torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij")
+    bump = torch.exp(-((y - 3.0) ** 2 + (x - 8.0) ** 2) / 8)
+    return (bump - 0.5 * bump.flip(1)).flatten().to(DOUBLE)
+
+
+def gathered(made, prior=None):
+    one = JointEvidence(SHAPE, CELL, prior)
+    for scores, presence, sizes in made:
+        one.add(scores, presence, sizes)
+    return one
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("counts", [(40, 25), (12,), (150, 30)])
+def test_against_a_gaussian_process(with_prior, counts):
+    made = rounds(counts)
+    prior = draws(N_PATCHES, seed=7) if with_prior else None
+    kernel = np.kron(
+        *(
+            reference.kernel_of_axis(
+                n, joint._CELLS_A_KERNEL * cell, joint._SMALLEST_SHARE
+            )
+            for n, cell in zip(SHAPE, CELL, strict=True)
+        )
+    )
+    expected = reference.joint_evidence(
+        [tuple(part.numpy() for part in of_round) for of_round in made],
+        kernel,
+        CELL[0] * CELL[1],
+        joint._NOISES,
+        None if prior is None else prior.numpy(),
+        joint._NEIGHBOR_SHARE,
+    )
+    found = gathered(made, prior).evidence()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_filtered_scores_are_those_of_each_round():
+    one = JointEvidence(SHAPE, CELL)
+    for scores, presence, sizes in rounds():
+        weights = reference.knn_weights(sizes.numpy()[:, None], len(sizes) // 10)
+        expected = reference.high_pass(weights, scores.numpy(), "random_walk")
+        found = one.add(scores, presence, sizes)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_smooth_map_is_found_and_its_unit_is_a_cells():
+    found = gathered(rounds((200, 200), noise=0.0)).evidence()
+    expected = (true_map() + 0.02) * CELL[0] * CELL[1]
+    error = (found - expected).square().mean() / expected.var()
+    assert error < 0.02
+
+
+def test_scores_and_the_priors_mean_and_scale():
+    made, prior = rounds(), draws(N_PATCHES, seed=3)
+    found = gathered(made, prior).evidence()
+    scaled = [(4 * scores, presence, sizes) for scores, presence, sizes in made]
+    assert torch.equal(gathered(scaled, prior).evidence(), 4 * found)
+    shifted = [(scores + 3, presence, sizes) for scores, presence, sizes in made]
+    for other in (gathered(shifted, prior), gathered(made, 5 * prior - 2)):
+        torch.testing.assert_close(other.evidence(), found, rtol=1e-9, atol=1e-12)
+
+
+def test_of_a_true_prior_all_is_believed():
+    # Too few unions to tell the map by themselves.
+    made = rounds((16,), noise=0.0)
+    found, without = gathered(made, true_map()).evidence(), gathered(made).evidence()
+    expected = (true_map() + 0.02) * CELL[0] * CELL[1]
+    error = (found - expected).square().mean() / expected.var()
+    assert error < 0.02 < 0.1 < (without - expected).square().mean() / expected.var()
+
+
+def test_a_right_prior_helps_and_a_wrong_one_is_dropped():
+    def error(prior, seed):
+        found = gathered(rounds((40,), noise=4.0, seed=seed), prior).evidence()
+        both = torch.stack([found, true_map()])
+        return 1 - float(both.corrcoef()[0, 1])
+
+    near = true_map() + 0.3 * a_smooth_map()
+    gains = [error(None, seed) - error(near, seed) for seed in range(8)]
+    assert sum(gains) / 8 > 0.05
+    made = rounds((200, 200), noise=0.0)
+    without = gathered(made).evidence()
+    torch.testing.assert_close(gathered(made, -true_map()).evidence(), without)
+
+
+def a_smooth_map():
+    return true_map().view(SHAPE).flip(0).flatten()

@@ -1,0 +1,293 @@
+"""Maps to begin with: what they do, what they must be, and how Grad-CAM makes one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+
+from captum_margin.attr import MarginSaliency, last_conv_layer
+from captum_margin.attr.margin.domains.tents import coarse_shape
+from captum_margin.attr.margin.priors import prior_on_patches
+from tests.helpers import models
+from tests.reference import margin_saliency_reference as reference
+
+SAME = {"rtol": 1e-8, "atol": 1e-11}
+
+
+def explain(model, x, prior, **options):
+    options = {"target": 1, "n_evaluations": 61, **options}
+    return MarginSaliency(model).attribute(x, prior=prior, **options)
+
+
+def a_map(*shape, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def grad_cams(model, x, target):
+    layer = last_conv_layer(model, x).layer
+    return LayerGradCam(model, layer).attribute(x, target=target).detach()
+
+
+@pytest.mark.parametrize("size", [(12, 9), (24, 20), (7, 31)])
+def test_on_patches_is_bilinear_and_standard(size):
+    x = torch.zeros(1, 3, 48, 40)
+    prior = 3 * a_map(1, 1, *size) + 2
+    (found,) = prior_on_patches(prior, lambda t: t, x, 0, None)
+    patches = coarse_shape((48, 40))
+    assert found.shape == (math.prod(patches),)
+    if all(a <= b for a, b in zip(size, patches, strict=True)):
+        expected = reference.enlarged(prior[0, 0].numpy(), patches).flatten()
+        expected = expected - expected.mean()
+        expected = expected / abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_thin_box_is_there_on_coarser_patches():
+    box = torch.zeros(1, 1, 224, 224, dtype=torch.bool)
+    box[..., 101, 30:90] = True  # one row of pixels, a quarter of a patch
+    (found,) = prior_on_patches(box, lambda t: t, torch.zeros(1, 3, 224, 224), 0, None)
+    row, column = divmod(int(found.argmax()), 56)
+    assert row == 101 // 4 and 30 // 4 <= column <= 90 // 4
+
+
+def test_mean_scale_resolution_and_channels_of_a_prior():
+    x, model, prior = models.images(), models.conv(), a_map(2, 1, 24, 20)
+    found = explain(model, x, prior)
+    assert not torch.allclose(found, explain(model, x, a_map(2, 1, 24, 20, seed=6)))
+    for same in (
+        7 * prior - 3,
+        1e200 * prior,
+        1e-200 * prior,
+        prior.expand_as(x),
+        torch.cat([prior, 0 * prior, 2 * prior], dim=1),
+    ):
+        torch.testing.assert_close(explain(model, x, same), found, **SAME)
+    of_all = explain(model, x, prior[:1])
+    torch.testing.assert_close(of_all[:1], found[:1], **SAME)
+    torch.testing.assert_close(
+        of_all, explain(model, x, prior[:1].repeat(2, 1, 1, 1)), **SAME
+    )
+    assert explain(model, x, prior > 0.5).any()
+    assert explain(model, x, (9 * prior).long()).any()
+
+
+@pytest.mark.parametrize("n_evaluations", [16, 33, 100, 401])
+def test_a_batch_its_examples_and_any_chunks_agree(n_evaluations):
+    x, model, prior = models.images(), models.conv(), a_map(2, 1, 5, 4)
+    options = {"n_evaluations": n_evaluations}
+    found = explain(model, x, prior, target=[1, 3], **options)
+    assert found.any()
+    chunks = explain(
+        model, x, prior, target=[1, 3], perturbations_per_eval=7, **options
+    )
+    torch.testing.assert_close(chunks, found, **SAME)
+    for example, target in enumerate([1, 3]):
+        one = slice(example, example + 1)
+        alone = explain(model, x[one], prior[one], target=target, **options)
+        torch.testing.assert_close(alone, found[one], **SAME)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [True, False])
+def test_dtypes(dtype, given):
+    prior = a_map(2, 1, 5, 4) if given else "gradcam"
+    x, options = models.images(dtype=dtype), {"n_evaluations": 161}
+    found = explain(models.conv(dtype=dtype), x, prior, **options)
+    assert found.dtype == dtype and not found.requires_grad
+    if dtype == torch.bfloat16 and not given:
+        prior = grad_cams(models.conv(dtype=dtype), x, 1)  # rough by itself
+        options = {"n_evaluations": 159}
+    exact = explain(models.conv(), x.double(), prior, **options)
+    both = torch.stack([found.double().flatten(), exact.flatten()])
+    assert both.corrcoef()[0, 1] > {torch.float32: 0.9999}.get(dtype, 0.9)
+
+
+def test_the_seed_decides_alone():
+    x, model, prior = models.images(), models.conv(), a_map(2, 1, 5, 4)
+    state = torch.get_rng_state()
+    found = explain(model, x, prior, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(explain(model, x, prior, seed=3), found)
+    assert not torch.equal(explain(model, x, prior, seed=4), found)
+
+
+def test_grad_cam_is_captums():
+    x, model = models.images(), models.conv()
+    cams = grad_cams(model, x, [1, 3])
+    found, details = explain(
+        model, x, "gradcam", target=[1, 3], n_evaluations=63, return_details=True
+    )
+    given, of_given = explain(model, x, cams, target=[1, 3], return_details=True)
+    torch.testing.assert_close(found, given, **SAME)
+    assert details.settings["prior"] == "gradcam" and details.n_forward == 63
+    assert of_given.settings["prior"] == "given" and of_given.n_forward == 61
+
+
+def test_grad_cam_with_arguments_in_place_and_several_heads():
+    x, net = models.images(), models.conv()
+    factor = torch.tensor([0.5, 2.0], dtype=torch.float64)
+
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t, factor):
+            return self.net(t.sub_(0.5)) * factor.view(-1, 1)
+
+    before = x.clone()
+    found = explain(InPlace(), x, "gradcam", additional_forward_args=factor)
+    assert torch.equal(x, before)
+
+    class Scaled(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.net, self.factor = net, factor
+
+        def forward(self, t):
+            return self.net(t - 0.5) * self.factor
+
+    for example in range(2):
+        one = slice(example, example + 1)
+        alone = explain(Scaled(factor[example]), x[one], "gradcam")
+        torch.testing.assert_close(alone, found[one], **SAME)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_grad_cam_with_frozen_parameters_and_under_other_modes(mode, frozen):
+    x, model = models.images(), models.conv()
+    expected = explain(model, x, "gradcam")
+    model.requires_grad_(not frozen)
+    with mode():
+        torch.testing.assert_close(explain(model, x.clone(), "gradcam"), expected)
+    assert all(p.requires_grad != frozen and p.grad is None for p in model.parameters())
+    for module in model.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert not module._backward_hooks and not module.training
+
+
+@pytest.mark.parametrize("prior", ["gradcam", None])
+def test_forward_passes_are_counted(prior):
+    x, model = models.images(), models.Counted(models.conv())
+    _, details = explain(model, x, prior, return_details=True)
+    n_copies = sum(len(stage.scores) for stage in details.stages[0])
+    assert details.n_forward == 61 == n_copies + (3 if prior else 1)
+    assert model.rows == 2 * details.n_forward
+
+
+def seen_at(model, seen, prior, n_evaluations, image):
+    found = explain(model, image, prior, target=0, n_evaluations=n_evaluations)[0, 0]
+    inside = torch.zeros(found.shape, dtype=torch.bool)
+    inside[seen] = True
+    top = found.flatten().topk(int(inside.sum())).indices
+    return float(inside.flatten()[top].double().mean())
+
+
+def test_a_right_prior_finds_a_planted_effect_with_fewer_passes():
+    image, seen, _ = models.corners(side=64)
+    model, prior = models.Planted(seen), torch.zeros(1, 1, 64, 64)
+    prior[0, 0][seen] = 1.0
+    without = seen_at(model, seen, None, 200, image)
+    assert seen_at(model, seen, prior, 60, image) > without + 0.1
+
+
+def test_a_wrong_prior_is_left():
+    image, seen, unseen = models.corners(side=64)
+    model, prior = models.Planted(seen), torch.zeros(1, 1, 64, 64)
+    prior[0, 0][unseen] = 1.0
+    found = explain(model, image, prior, target=0, n_evaluations=200)[0, 0]
+    assert found[seen].mean() > 2 * found[unseen].mean()
+
+
+def test_scores_that_do_not_move_give_zero():
+    x = models.images(1)
+    with pytest.warns(UserWarning, match="no masked copy"):
+        found = explain(lambda t: torch.ones(len(t)), x, a_map(1, 1, 4, 4), target=None)
+    assert not found.any()
+
+
+@pytest.mark.parametrize(
+    ("prior", "error", "says"),
+    [
+        (torch.ones(1, 1, 4, 4), ValueError, "constant"),
+        (torch.full((2, 1, 4, 4), 0.1), ValueError, "constant"),
+        (torch.full((1, 1, 4, 4), math.nan), ValueError, "finite values of prior"),
+        (torch.full((1, 1, 4, 4), math.inf), ValueError, "finite values of prior"),
+        (a_map(4, 4), ValueError, "expected prior of shape"),
+        (a_map(2, 4, 4), ValueError, "expected prior of shape"),
+        (a_map(3, 1, 4, 4), ValueError, "expected prior of shape"),
+        (a_map(2, 2, 4, 4), ValueError, "expected prior of shape"),
+        (a_map(2, 1, 4, 0), ValueError, "expected prior of shape"),
+        (a_map(2, 1, 4, 4) + 0j, ValueError, "real numbers"),
+        ("grad_cam", ValueError, "a map or 'gradcam'"),
+        ([[0.0, 1.0]], TypeError, "torch.as_tensor"),
+    ],
+)
+def test_bad_priors(prior, error, says):
+    with pytest.raises(error, match=says):
+        explain(models.conv(), models.images(), prior)
+
+
+def test_the_example_of_a_constant_prior_is_named():
+    prior = a_map(2, 1, 4, 4)
+    prior[1] = 3.0
+    with pytest.raises(ValueError, match="example 1"):
+        explain(models.conv(), models.images(), prior)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"domain": "regions"},
+        {"paper": True},
+        {"feature_mask": models.tiles(24, 20, 5)},
+    ],
+)
+@pytest.mark.parametrize("prior", ["gradcam", a_map(2, 1, 4, 4)])
+def test_a_prior_without_a_map_to_vary(options, prior):
+    with pytest.raises(ValueError, match="a prior only for images"):
+        explain(models.conv(), models.images(), prior, **options)
+
+
+def test_a_prior_of_what_is_no_image():
+    with pytest.raises(ValueError, match="a prior only for images"):
+        explain(models.tabular(), models.rows(), "gradcam")
+
+
+def test_models_without_a_layer_of_maps():
+    x, net = models.images(), models.conv()
+    with pytest.raises(ValueError, match=r"hides its layers.*pass a map"):
+        explain(lambda t: net(t), x, "gradcam")
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(24 * 20 * 3, 4)).double()
+    with pytest.raises(ValueError, match=r"(?s)last layer of maps.*pass a map"):
+        explain(flat, x, "gradcam")
+
+
+def test_a_transformer_wants_a_map():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, 4)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, t):
+            tokens = self.patches(t).flatten(2).transpose(1, 2)
+            return self.head(self.block(tokens).mean(dim=1))
+
+    x = models.images(height=24, width=24)
+    with pytest.raises(ValueError, match=r"(?s)transformer.*pass a map"):
+        explain(Tokens().double().eval(), x, "gradcam")
+    assert explain(Tokens().double().eval(), x, a_map(2, 1, 4, 4)).any()
+
+
+def test_a_constant_grad_cam_says_so():
+    model = models.conv()
+    nn.init.zeros_(model[-1].weight)
+    with pytest.raises(ValueError, match="constant one for example 0"):
+        explain(model, models.images(), "gradcam")
