@@ -229,3 +229,17 @@ def search(scores, image, baseline, target, coalitions, noises, options):
             pulls = np.array([(total * m).sum() for m in inside])
             offsets = of_offsets.step(offsets, pulls).clip(0, 1)
     return average / (1 - decay ** len(noises)), np.array(losses)
+
+
+def principal_features(maps, directions=16):
+    """Maps (K, h, w) as centred rows (h w, d) along their main directions.
+
+    The mean square length of the rows was 1 before directions were left out.
+    """
+    rows = maps.reshape(len(maps), -1).T
+    rows = rows - rows.mean(0)
+    if abs(rows).max() <= 1e-9 * abs(maps).max():
+        return np.zeros((len(rows), 1))
+    rows = rows / np.sqrt((rows**2).sum(1).mean())
+    left, values, _ = np.linalg.svd(rows, full_matrices=False)
+    return left[:, :directions] * values[:directions]
