@@ -79,12 +79,15 @@ class SearchResult:
 
     Attributes:
         perturbation: Mean of p over the last steps, (B, C, H, W).
+        evidence: How strongly the score resisted p, on average over the steps: the
+            slope of L_conf, as smooth as p, in [0, 1], (B, C, H, W).
         losses: Extent, confidence and coalition losses of each image at each step,
             unweighted, (n_steps, 3, B), NaN after its last one.
         n_steps: Steps of each image, (B,); 0 where p = 1 needs no search.
     """
 
     perturbation: Tensor
+    evidence: Tensor
     losses: Tensor
     n_steps: Tensor
 
@@ -211,15 +214,36 @@ class _Mask:
 
         Otherwise a value that once overshot 0 could never come back.
         """
-        p: Tensor = self.grid
-        if not self.fine:
-            p = F.interpolate(p, self.shape, mode="bilinear", align_corners=False)
+        p = self._enlarged(self.grid)
         if self.offsets is not None:
             of_pixels = self.offsets.gather(1, self.coalitions.flatten(1))
             p = p + of_pixels.view(len(p), 1, *self.shape)
-        if self.sigma > 0:
-            p = gaussian_smoothed(p, self.sigma, repeat_edges=True)
+        p = self._smoothed(p)
         return p + (p.clamp(0, 1) - p).detach()
+
+    def evidence(self, slope: Tensor) -> Tensor:
+        """Means of a slope in p over the cells of the grid, enlarged as p is.
+
+        What p cannot show, evidence should not either: of pixels alone a network's
+        slopes are noise. Negative means are 0, the largest of each image is 1.
+        """
+        p = self._smoothed(self._enlarged(self.grid))
+        (sums,) = torch.autograd.grad(p, self.grid, slope, retain_graph=True)
+        (sizes,) = torch.autograd.grad(p, self.grid, torch.ones_like(slope))
+        with torch.no_grad():
+            found = self._smoothed(self._enlarged(sums / sizes)).clamp(min=0)
+            highest = found.amax(dim=(1, 2, 3), keepdim=True)
+            return found / highest.where(highest > 0, 1)
+
+    def _enlarged(self, grid: Tensor) -> Tensor:
+        if self.fine:
+            return grid
+        return F.interpolate(grid, self.shape, mode="bilinear", align_corners=False)
+
+    def _smoothed(self, p: Tensor) -> Tensor:
+        if self.sigma > 0:
+            return gaussian_smoothed(p, self.sigma, repeat_edges=True)
+        return p
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -252,6 +276,7 @@ def search(
         _warn_of_nothing_to_keep(stand)
     active = ~stand
     average = torch.zeros_like(mask.value()).detach()
+    resisted = torch.zeros_like(average)
     n_steps = torch.zeros_like(active, dtype=torch.long)
     best, best_step = torch.full_like(losses[0, 0], torch.inf), n_steps.clone()
     for step in tqdm(
@@ -265,6 +290,7 @@ def search(
         noises = _noises(images, options, generator)
         confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
         extent, coalition = extent_loss(p), coalition_loss(p, coalitions)
+        resisted += slope
         terms = torch.stack([extent, confidence, coalition]).detach()
         losses[step] = terms.where(active, torch.nan)
         n_steps += active
@@ -289,7 +315,7 @@ def search(
         mask.bound()
     steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
     found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
-    return SearchResult(found, losses, n_steps)
+    return SearchResult(found, mask.evidence(resisted), losses, n_steps)
 
 
 def _warn_of_nothing_to_keep(stand: Tensor) -> None:

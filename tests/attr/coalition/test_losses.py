@@ -17,6 +17,7 @@ from captum_margin.attr.coalition.losses import (
     gaussian_smoothed,
     margin_loss,
 )
+from captum_margin.attr.coalition.perturbation import _maps
 from captum_margin.attr.coalition.search import _DECAY, Search, search
 from tests.reference import coalition_reference as reference
 
@@ -245,7 +246,7 @@ def test_search_steps(changes):
             torch.randn(half, 2, *size, generator=generator) for _ in range(n_steps)
         ]
         noises = [np.concatenate([d.numpy(), -d.numpy()]) for d in drawn]
-    expected, losses = reference.search(
+    expected, evidence, losses = reference.search(
         net.scores,
         image[0].numpy(),
         baseline[0].numpy(),
@@ -259,7 +260,13 @@ def test_search_steps(changes):
     found = search(net, image, baseline, target, None, coalitions, settings)
     np.testing.assert_allclose(found.losses[:, :, 0], losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.perturbation[0], expected, rtol=1e-4, atol=1e-5)
-    assert found.n_steps.tolist() == [n_steps]
+    np.testing.assert_allclose(found.evidence[0], evidence, rtol=1e-3, atol=1e-4)
+    assert found.evidence.max() == (evidence > 0).any() and found.n_steps.tolist() == [n_steps]
+    for eta in (0.0, 0.3, 1.0):
+        maps = _maps(found, image, eta)[0]
+        wanted = reference.attribution(expected, evidence, eta)
+        wanted = np.broadcast_to(wanted, maps.shape)
+        np.testing.assert_allclose(maps, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_enlargement_of_the_grid():

@@ -125,8 +125,9 @@ def test_an_easy_model_stops_early():
     model = Box()
     model.head.gain = 0.01  # hardly anything matters
     maps, details = attribute(
-        model, x, target=0, n_steps=200, learning_rate=0.2, return_details=True
-    )
+        model, x, target=0, n_steps=200, learning_rate=0.2, return_details=True,
+        evidence_weight=0.0,
+    )  # fmt: skip
     assert (details.n_steps < 60).all() and maps.std() < 0.02
     taken = details.n_steps[0]
     assert torch.equal(details.n_evaluations, details.n_steps)
@@ -195,7 +196,7 @@ def test_each_image_stops_by_itself():
     "off", ["extent_weight", "confidence_weight", "coalition_weight"]
 )
 def test_each_loss_can_be_switched_off(off):
-    x, options = bright_box(), {"target": 0, **LONG}
+    x, options = bright_box(), {"target": 0, "evidence_weight": 0.0, **LONG}
     options["feature_mask"] = tiles(24, 24, 4)[None, None]
     base = attribute(Box(), x, **options)
     maps = attribute(Box(), x, **{**options, off: 0.0})
