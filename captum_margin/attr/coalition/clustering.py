@@ -83,7 +83,8 @@ def feature_coalitions(
         n_coalitions (int, optional): How many at most, at least 1. An image of little
             variety has fewer. Default: 16.
         resolution (str, optional): Without ``layer``: ``"pyramid"`` takes the last
-            feature maps of each size, upsampled; ``"full"`` (the paper) runs the
+            feature maps of each size, upsampled, in a transformer also the tokens
+            that go into the last attention; ``"full"`` (the paper) runs the
             network's sequential convolutional trunk (VGG, AlexNet, SqueezeNet and the
             like) with stride 1 and without pooling, which costs tens of forward
             passes. Default: ``"pyramid"``.
@@ -104,7 +105,7 @@ def feature_coalitions(
     Raises:
         TypeError: If ``inputs`` are not one floating tensor, or ``layer`` no modules.
         ValueError: If they are no images, an option is out of its range, a layer has
-            no feature maps, or the network's cannot be found.
+            no feature maps or one that is not finite, or the network's cannot be found.
 
     Cost: per image one forward pass (``"full"``: the trunk at H x W positions; for
     SqueezeNet and 224 px about 0.6 GB), then at most ``n_steps`` steps of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_margin._model.captum import target_outputs
 from captum_margin._model.hooks import check_hooks, eager, layer_name
-from captum_margin._model.layers import is_map
+from captum_margin._model.layers import is_map, maps_shape, tokens_to_maps
 
 __all__ = ["full_resolution_features", "layer_features", "pyramid_features"]
 
@@ -97,17 +97,28 @@ def pyramid_features(
 ) -> list[Tensor]:
     """The last feature maps of each size within the network, in one forward pass.
 
+    Tokens count as maps where an attention comes after them: behind the last one of a
+    transformer nothing depends on any but the class token.
+
     Raises:
         ValueError: If the network is no Module or has no feature maps, or they are not
             finite.
     """
     last: dict[tuple[int, ...], tuple[nn.Module, Tensor]] = {}
+    waiting: dict[tuple[int, ...], tuple[nn.Module, Tensor]] = {}
     size = tuple(image.shape[2:])
 
     def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and len(output) == 1:
-            if is_map(tuple(output.shape), size):
-                last[tuple(output.shape[2:])] = module, output
+        if "attention" in type(module).__name__.lower():
+            last.update(waiting)
+        if not isinstance(output, Tensor) or len(output) != 1:
+            return
+        if is_map(tuple(output.shape), size):
+            last[tuple(output.shape[2:])] = module, output
+        elif output.dim() == 4 or size[0] == size[1]:  # of a row of tokens, a square
+            shape = maps_shape(tuple(output.shape), size)
+            if shape is not None:
+                waiting[shape[2:]] = module, tokens_to_maps(output)
 
     handles = [
         module.register_forward_hook(keep)

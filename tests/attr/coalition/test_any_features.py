@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from captum_margin.attr import feature_coalitions
+from captum_margin.attr import feature_coalitions, tokens_to_maps
 from captum_margin.attr.coalition.clustering import _pixels
-from captum_margin.attr.coalition.feature_maps import pyramid_features
+from captum_margin.attr.coalition.feature_maps import layer_features, pyramid_features
+from tests.benchmarks.networks import vit
 from tests.reference import coalition_reference as reference
 
 
@@ -144,3 +145,18 @@ def test_frames_are_no_features():
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     net(image)
     assert [m.shape[1:] for m in pyramid_features(net, image)] == [(5, 8, 8)]
+
+
+def test_a_transformers_tokens_are_features():
+    """Those that go into the last attention, beside the maps of its stem."""
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    patches = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
+    for net in (patches.eval(), vit.architecture().eval()):
+        last = net.encoder.layers[-1].ln_1
+        (expected,) = layer_features(net, [last], image, None, tokens_to_maps)
+        *stem, found = pyramid_features(net, image)
+        torch.testing.assert_close(found, expected)
+        assert len(stem) == (0 if net is patches else 2)
+        assert feature_coalitions(net, image, n_coalitions=4).max() > 0

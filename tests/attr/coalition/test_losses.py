@@ -261,7 +261,9 @@ def test_search_steps(changes):
     np.testing.assert_allclose(found.losses[:, :, 0], losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.perturbation[0], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.evidence[0], evidence, rtol=1e-3, atol=1e-4)
-    assert found.evidence.max() == (evidence > 0).any() and found.n_steps.tolist() == [n_steps]
+    assert found.evidence.max() == (evidence > 0).any() and found.n_steps.tolist() == [
+        n_steps
+    ]
     for eta in (0.0, 0.3, 1.0):
         maps = _maps(found, image, eta)[0]
         wanted = reference.attribution(expected, evidence, eta)

@@ -207,6 +207,52 @@ def test_each_loss_can_be_switched_off(off):
     assert attribute(Box(), x, **options).min() > 0.5  # nothing need go
 
 
+class TwoBoxes(nn.Module):
+    """Asks for light in two boxes, of which the first counts three times as much."""
+
+    def forward(self, x):
+        light = x.mean(dim=1)
+        first, second = light[:, 2:10, 2:10], light[:, 14:22, 14:22]
+        logit = 9 * first.mean(dim=(1, 2)) + 3 * second.mean(dim=(1, 2)) - 6
+        return torch.stack([logit, torch.zeros_like(logit)], dim=1)
+
+
+def test_evidence_ranks_what_the_mask_leaves_alike():
+    x = torch.zeros(1, 3, 24, 24)
+    x[:, :, 2:10, 2:10] = x[:, :, 14:22, 14:22] = 1.0
+    options = {"target": 0, "feature_mask": tiles(24, 24, 4)[None, None], **LONG}
+    options["confidence_weight"] = 60.0  # so that both boxes must stay
+
+    def boxes(eta):
+        (maps,) = attribute(TwoBoxes(), x, evidence_weight=eta, **options)[:, 0]
+        outside = maps[14:22, 2:10].mean()
+        return maps[4:8, 4:8].mean(), maps[16:20, 16:20].mean(), outside
+
+    first, second, _ = boxes(0.0)
+    assert first > 0.8 and second > 0.8 and abs(first - second) < 0.1
+    first, second, outside = boxes(1.0)
+    # The slope of 3 is a third of that of 9; where there is none, 0.2 / 1.2 is left.
+    assert first == pytest.approx(1, abs=0.1)
+    assert second == pytest.approx((0.2 + 1 / 3) / 1.2, abs=0.1)
+    assert outside == pytest.approx(0.2 / 1.2, abs=0.05)
+    first, second, outside = boxes(0.5)
+    assert first - second > 0.15 and second > 3 * outside
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": 0.5}, {"mask_size": None}], ids=str)
+def test_the_map_is_the_geometric_mean_of_mask_and_evidence(options):
+    x, mask, model = thin()
+    maps = [
+        attribute(model, x, target=0, feature_mask=mask, evidence_weight=eta, **options)
+        for eta in (0.0, 1.0, 0.25)
+    ]
+    expected = maps[0].pow(0.75) * maps[1].pow(0.25)
+    torch.testing.assert_close(maps[2], expected)
+    assert maps[1].amax(dim=(1, 2, 3)).tolist() == pytest.approx([1, 1])
+    default = attribute(model, x, target=0, feature_mask=mask, **options)
+    torch.testing.assert_close(default, (maps[0] * maps[1]).sqrt())
+
+
 def test_one_value_for_each_coalition():
     """Of a grid of one cell and the coalitions only these can differ."""
     plain = {"mask_size": 1, "smoothing": 0.0, "confidence_weight": 0.5}
