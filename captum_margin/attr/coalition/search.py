@@ -25,8 +25,8 @@ from captum_margin.attr.coalition.losses import (
     coalition_loss,
     drop_loss,
     extent_loss,
-    gaussian_smoothed,
     margin_loss,
+    smoothing_matrix,
 )
 
 __all__ = ["Search", "SearchResult", "search"]
@@ -202,6 +202,8 @@ class _Mask:
         # In half precision a step of Adam would be lost, and pixels be miscounted.
         dtype = torch.promote_types(images.dtype, torch.float32)
         self.grid = images.new_zeros(shape, dtype=dtype, requires_grad=True)
+        self.down = smoothing_matrix(height, self.sigma, self.grid)
+        self.across = smoothing_matrix(width, self.sigma, self.grid)
         self.parameters = [self.grid]
         self.offsets: Tensor | None = None
         if options.move_coalitions:
@@ -241,9 +243,7 @@ class _Mask:
         return F.interpolate(grid, self.shape, mode="bilinear", align_corners=False)
 
     def _smoothed(self, p: Tensor) -> Tensor:
-        if self.sigma > 0:
-            return gaussian_smoothed(p, self.sigma, repeat_edges=True)
-        return p
+        return self.down @ p @ self.across.T if self.sigma > 0 else p
 
     @torch.no_grad()
     def bound(self) -> None:

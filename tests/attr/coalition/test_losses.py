@@ -16,6 +16,7 @@ from captum_margin.attr.coalition.losses import (
     extent_loss,
     gaussian_smoothed,
     margin_loss,
+    smoothing_matrix,
 )
 from captum_margin.attr.coalition.perturbation import _maps
 from captum_margin.attr.coalition.search import _DECAY, Search, search
@@ -70,6 +71,15 @@ def test_blur(sigma):
     for one, image in zip(found, maps, strict=True):
         for plane, given in zip(one.numpy(), image.numpy(), strict=True):
             np.testing.assert_allclose(plane, reference.smoothed(given, sigma), **EXACT)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 1.0, 5.0])
+def test_smoothing_with_edges_that_go_on(size, sigma):
+    found = smoothing_matrix(size, sigma, draw(1))
+    expected = reference.edge_smoothing(size, sigma)
+    np.testing.assert_allclose(found, expected, **EXACT)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(size).double())
 
 
 def test_losses_of_scores():
