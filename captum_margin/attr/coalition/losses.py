@@ -83,7 +83,7 @@ def coalition_loss(p: Tensor, coalitions: Tensor) -> Tensor:
 
 
 def gaussian_smoothed(maps: Tensor, sigma: float = 1.0) -> Tensor:
-    """Maps (B, C, H, W) convolved with a Gaussian cut at 3 sigma; outside they are 0."""
+    """Maps (B, C, H, W) convolved with a Gaussian cut at 3 sigma; 0 outside."""
     kernel = _gaussian(sigma, maps)
     channels = maps.shape[1]
     rows = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)

@@ -71,6 +71,9 @@ class CoalitionDetails:
 
     Attributes:
         coalitions (Tensor): The regions of each image, numbers from 0, (B, H, W).
+        kept (Tensor): 1 - p, what share of each pixel could not be taken away,
+            (B, 1, H, W), or (B, C, H, W) with ``mask_size=None``.
+        evidence (Tensor): g, how strongly the score resisted there, of this shape.
         losses (Tensor): Extent, confidence and coalition losses of each image at each
             step, before they are weighted, (n_steps, 3, B); NaN after its last step.
         n_steps (Tensor): Steps that each image took, (B,); 0 where all could go.
@@ -80,6 +83,8 @@ class CoalitionDetails:
     """
 
     coalitions: Tensor
+    kept: Tensor
+    evidence: Tensor
     losses: Tensor
     n_steps: Tensor
     n_evaluations: Tensor
@@ -87,7 +92,7 @@ class CoalitionDetails:
 
     def as_dict(self) -> dict[str, Any]:
         """A dict of what a saved :class:`captum_margin.Explanation` keeps of it."""
-        names = ("coalitions", "losses", "n_steps", "n_evaluations")
+        names = ("coalitions", "kept", "evidence", "losses", "n_steps", "n_evaluations")
         return {name: getattr(self, name) for name in names}
 
 
@@ -249,9 +254,9 @@ class CoalitionPerturbation(PerturbationAttribution):
             learning_rate (float, optional): Of Adam. Default: None, 0.05.
 
         Returns:
-            Tensor or tuple: The maps, in the shape and dtype of ``inputs``, in [0, 1], the
-            same for each channel unless ``mask_size=None``; a tuple for a tuple. The
-            same for an image alone and in a batch. With ``return_details`` also a
+            Tensor or tuple: The maps, in the shape and dtype of ``inputs``, in [0, 1],
+            the same for each channel unless ``mask_size=None``; a tuple for a tuple.
+            The same for an image alone and in a batch. With ``return_details`` also a
             :class:`CoalitionDetails`.
 
         Raises:
@@ -443,13 +448,18 @@ def _baseline(baselines: BaselineType, images: Tensor, paper: bool) -> Tensor:
 
 def _maps(found: SearchResult, images: Tensor, eta: float) -> Tensor:
     """What could not be taken away, in the shape and dtype of the images."""
-    kept = (1 - found.perturbation).clamp(0, 1)
+    kept = _kept(found)
     evidence = (_LEAST_EVIDENCE + found.evidence) / (_LEAST_EVIDENCE + 1)
     maps = kept.pow(1 - eta) * evidence.pow(eta)
     # 0 to the power of 0 is 1, and where nothing has to be kept all is 0.
     nothing = (kept == 0).flatten(1).all(dim=1).view(-1, 1, 1, 1)
     maps = maps.where(~nothing, 0).expand_as(images).contiguous()
     return maps.to(images.dtype)
+
+
+def _kept(found: SearchResult) -> Tensor:
+    """1 - p; a mean of p can be beyond 1 by rounding."""
+    return (1 - found.perturbation).clamp(0, 1)
 
 
 def _weights_by_name(options: Search) -> dict[str, float]:
@@ -466,5 +476,11 @@ def _details(
 ) -> CoalitionDetails:
     n_noises = settings["n_samples"] if settings["noise"] > 0 else 1
     return CoalitionDetails(
-        coalitions, found.losses, found.n_steps, n_noises * found.n_steps, settings
+        coalitions,
+        _kept(found),
+        found.evidence,
+        found.losses,
+        found.n_steps,
+        n_noises * found.n_steps,
+        settings,
     )

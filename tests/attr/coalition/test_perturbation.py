@@ -249,8 +249,18 @@ def test_the_map_is_the_geometric_mean_of_mask_and_evidence(options):
     expected = maps[0].pow(0.75) * maps[1].pow(0.25)
     torch.testing.assert_close(maps[2], expected)
     assert maps[1].amax(dim=(1, 2, 3)).tolist() == pytest.approx([1, 1])
-    default = attribute(model, x, target=0, feature_mask=mask, **options)
+    default, details = attribute(
+        model, x, target=0, feature_mask=mask, return_details=True, **options
+    )
     torch.testing.assert_close(default, (maps[0] * maps[1]).sqrt())
+    assert torch.equal(details.kept.expand_as(x).to(x), maps[0])
+    evidence = (0.2 + details.evidence) / 1.2
+    torch.testing.assert_close(evidence.expand_as(x).to(x), maps[1])
+    assert details.settings["evidence_weight"] == 0.5
+    paper = {"paper": True, "n_samples": 2, "return_details": True}
+    maps, details = attribute(model, x, target=0, feature_mask=mask, **paper)
+    assert details.settings["evidence_weight"] == 0
+    assert torch.equal(maps, details.kept.to(x))
 
 
 def test_one_value_for_each_coalition():
