@@ -31,8 +31,8 @@ from captum_margin.attr.coalition.losses import (
 
 __all__ = ["Search", "SearchResult", "search"]
 
-#: An image is done when its loss has not fallen by this share in so many steps.
-_PATIENCE, _SHARE = 10, 0.002
+#: A loss that has not fallen by this share has not fallen.
+_SHARE = 0.002
 #: The result is a mean of p over the last steps, weighted by powers of this.
 _DECAY = 0.95
 
@@ -43,6 +43,7 @@ class Search:
 
     Attributes:
         n_steps: Steps of Adam at most.
+        patience: An image is done when its loss has not fallen for so many.
         learning_rate: Its step, in units of p.
         mask_size: Side of the coarse grid whose enlargement p is; None: p has a value
             of its own for every pixel and channel.
@@ -59,6 +60,7 @@ class Search:
     """
 
     n_steps: int
+    patience: int
     learning_rate: float
     mask_size: int | None
     smoothing: float
@@ -299,7 +301,7 @@ def search(
         total = (weights * terms).sum(dim=0)
         better = active & ((total < best - _SHARE * total.abs()) | best.isinf())
         best, best_step = total.where(better, best), n_steps.where(better, best_step)
-        active = active & (n_steps - best_step < _PATIENCE)
+        active = active & (n_steps - best_step < options.patience)
         slopes = torch.autograd.grad(
             [p, extent, coalition],
             mask.parameters,

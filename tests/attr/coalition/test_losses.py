@@ -266,7 +266,7 @@ def test_search_steps(changes):
         {**options, "decay": _DECAY},
     )
     further = {"softmax": True, "seed": seed, "rows": 3, "show_progress": False}
-    settings = Search(n_steps=n_steps, **options, **further)
+    settings = Search(n_steps=n_steps, patience=10, **options, **further)
     found = search(net, image, baseline, target, None, coalitions, settings)
     np.testing.assert_allclose(found.losses[:, :, 0], losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.perturbation[0], expected, rtol=1e-4, atol=1e-5)
