@@ -62,6 +62,8 @@ from tests.benchmarks.saliency.methods import (
 
 OURS: dict[str, dict[str, Any]] = {
     "CoalitionPerturbation": {},
+    "without evidence": {"evidence_weight": 0.0},
+    "evidence alone": {"evidence_weight": 1.0},
     "without L_c": {"coalition_weight": 0.0},
     "without moving coalitions": {"move_coalitions": False},
     "without coalitions": {"coalition_weight": 0.0, "move_coalitions": False},

@@ -30,6 +30,8 @@ COALITION = {
 }
 BLACK_BOXES = ("ScoreCAM", "Occlusion-400", "MarginSaliency-400", "centre", "random")
 PARTS = {
+    "without evidence": "without the evidence: 1 - p alone",
+    "evidence alone": "the evidence alone",
     "without L_conf": "without L_conf",
     "margin loss": "the paper's margin for L_conf",
     "without L_c": "without L_c",
