@@ -313,7 +313,7 @@ def test_a_record_takes_the_options_of_the_tool_it_calls(method, tool, but):
 
 
 SETTINGS = {
-    "n_steps": (60, 500, 2),
+    "n_steps": (50, 500, 2),
     "mask_size": (14, None, 5),
     "smoothing": (1 / 28, 0.0, 0.1),
     "noise": (0.0, 1.0, 0.5),
@@ -355,7 +355,8 @@ def test_coalitions_take_from_the_setting_what_is_not_given(paper, monkeypatch):
 
 def test_coalitions_say_their_defaults():
     text = " ".join(CoalitionPerturbation.attribute.__doc__.split())
-    for name, (default, paper, _) in SETTINGS.items():
+    evidence = {"evidence_weight": (0.5, 0.0, None)}
+    for name, (default, paper, _) in (SETTINGS | evidence).items():
         entry = text[text.index(f" {name} (") :]
         entry = entry[: entry.index(" Default: ") + 60]
         for value in {default, paper}:

@@ -94,6 +94,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_COALITION} --photographs 7 --methods paper",
         f"{_COALITION} --report",
     ),
+    **{
+        f"coalition_{network}": (
+            f"{_COALITION} --network {network}",
+            f"{_COALITION} --network {network} --report",
+        )
+        for network in ("efficientnet", "vit")
+    },
     "label_noise_human": (
         f"{_HUMAN} --half choice --cache DIR",
         f"{_HUMAN} --half report --cache DIR",

@@ -92,7 +92,7 @@ def test_record_and_pictures(run, photograph, tmp_path):
     assert record["forward_passes"] == found["n_steps"] + 3
     line = (
         f"{found['n_coalitions']} coalitions, {found['n_steps']} steps, "
-        f"{found['mean_of_map']:.0%} of the image kept"
+        f"{found['kept']:.0%} of the image kept"
     )
     assert line in output
     for name in ("photo.png", "photo-coalitions.png", "photo.json"):
@@ -114,8 +114,9 @@ def test_it_is_the_method_as_python_runs_it(count, weights, small_load):
         image, target=7, seed=2, return_details=True, **options
     )
     torch.testing.assert_close(explained.explanation.attributions, expected)
-    kept = explained.record["coalitions"]["mean_of_map"]
-    assert kept == pytest.approx(float(expected.mean()), abs=1e-5)
+    record = explained.record["coalitions"]
+    assert record["mean_of_map"] == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert record["kept"] == pytest.approx(float(details.kept.mean()), abs=1e-5)
     # The borders drawn are those of the coalitions, and no others.
     (draw,) = explained.pictures.values()
     plain, bordered = (np.asarray(axis.images[0].get_array()) for axis in draw().axes)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.benchmarks import tables
 from tests.benchmarks.cells import Cell, markdown, number, percent
+from tests.benchmarks.coalition import table as coalition
+from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import RESULTS, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,3 +131,17 @@ def test_run_fills_in_the_cache(monkeypatch, tmp_path, capsys):
     assert cost[1:] == ["-m", "tests.benchmarks.coalition.cost"]
     assert options["env"]["OMP_NUM_THREADS"] == "1"
     assert f"saliency: python {' '.join(made[1:])}\n" in capsys.readouterr().out
+
+
+def test_coalitions_have_a_block_a_network(monkeypatch):
+    """The best of each column is that of its block."""
+    alone = coalition.coalition().splitlines()
+    record = RESULTS / "coalition.json"
+    monkeypatch.setattr(coalition, "result", lambda network: record)
+    lines = coalition.coalition().splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    rows = len(alone) - 2
+    titles = lines[2 :: rows + 1]
+    assert [title.split("*")[1] for title in titles] == list(TITLES.values())
+    for start in range(3, len(lines), rows + 1):
+        assert lines[start : start + rows] == alone[2:]

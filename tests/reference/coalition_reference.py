@@ -169,7 +169,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
             move_coalitions; and decay, of the average.
 
     Returns:
-        The averaged perturbation, and the three losses of each step.
+        The averaged perturbation, the evidence, and the three losses of each step.
     """
     _, height, width = image.shape
     side, move = options["mask_size"], options["move_coalitions"]
@@ -201,6 +201,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         return gradient(lambda q: confidence(q, noise, kink=not smooth), p)
 
     average, losses, decay = 0.0, [], options["decay"]
+    resisted = 0.0
     for of_step in noises:
         p = grid if side is None else (down @ grid @ across.T)[None]
         if move:
@@ -217,6 +218,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         slope = np.mean([slope_of_confidence(full, n) for n in of_step], axis=0)
         if len(p) == 1:
             slope = slope.sum(axis=0, keepdims=True)
+        resisted = resisted + slope
         weights = options["weights"]
         total = weights[1] * slope
         total = total + weights[0] * gradient(extent, p)
@@ -228,4 +230,42 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         if move:
             pulls = np.array([(total * m).sum() for m in inside])
             offsets = of_offsets.step(offsets, pulls).clip(0, 1)
-    return average / (1 - decay ** len(noises)), np.array(losses)
+    # Means over the cells of the grid, by how much of each pixel is theirs.
+    enlarge = np.eye(height) if side is None else down
+    enlarge = rows @ enlarge, columns @ (np.eye(width) if side is None else across)
+    found = np.stack([evidence(plane, *enlarge) for plane in resisted])
+    found = found / found.max() if found.max() > 0 else found
+    return average / (1 - decay ** len(noises)), found, np.array(losses)
+
+
+def evidence(slope, down, across):
+    """A slope (H, W) as means over cells, spread over the pixels again; 0 where < 0.
+
+    ``down`` (H, s) and ``across`` (W, s) are what a cell's value adds to each pixel.
+    """
+    shares = np.einsum("ya,xb->abyx", down, across)
+    sums, sizes = (shares * slope).sum((2, 3)), shares.sum((2, 3))
+    return np.einsum("abyx,ab->yx", shares, sums / sizes).clip(0)
+
+
+def attribution(p, found, eta):
+    """The map of a perturbation and the evidence, arrays of one shape."""
+    maps = np.zeros_like(p)
+    for index in np.ndindex(p.shape):
+        kept = min(max(1 - p[index], 0.0), 1.0)
+        maps[index] = kept ** (1 - eta) * ((0.2 + found[index]) / 1.2) ** eta
+    return maps
+
+
+def principal_features(maps, directions=16):
+    """Maps (K, h, w) as centred rows (h w, d) along their main directions.
+
+    The mean square length of the rows was 1 before directions were left out.
+    """
+    rows = maps.reshape(len(maps), -1).T
+    rows = rows - rows.mean(0)
+    if abs(rows).max() <= 1e-9 * abs(maps).max():
+        return np.zeros((len(rows), 1))
+    rows = rows / np.sqrt((rows**2).sum(1).mean())
+    left, values, _ = np.linalg.svd(rows, full_matrices=False)
+    return left[:, :directions] * values[:directions]

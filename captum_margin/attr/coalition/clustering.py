@@ -22,6 +22,10 @@ __all__ = ["continuity_loss", "feature_coalitions", "similarity_loss"]
 
 #: Directions kept of each feature map: nearly all of its variance.
 _DIRECTIONS = 16
+#: Features that differ by no more than this times their precision are the same.
+_ROUNDING = 8
+#: A smaller share of the largest variance is none but rounding, in float64.
+_NO_VARIANCE = 1e-12
 #: Clusters to begin with, the channels of the responses r.
 _RESPONSES = 32
 _MOMENTUM, _RATE, _EPSILON = 0.9, 0.1, 1e-5
@@ -79,7 +83,8 @@ def feature_coalitions(
         n_coalitions (int, optional): How many at most, at least 1. An image of little
             variety has fewer. Default: 16.
         resolution (str, optional): Without ``layer``: ``"pyramid"`` takes the last
-            feature maps of each size, upsampled; ``"full"`` (the paper) runs the
+            feature maps of each size, upsampled, in a transformer also the tokens
+            that go into the last attention; ``"full"`` (the paper) runs the
             network's sequential convolutional trunk (VGG, AlexNet, SqueezeNet and the
             like) with stride 1 and without pooling, which costs tens of forward
             passes. Default: ``"pyramid"``.
@@ -100,7 +105,7 @@ def feature_coalitions(
     Raises:
         TypeError: If ``inputs`` are not one floating tensor, or ``layer`` no modules.
         ValueError: If they are no images, an option is out of its range, a layer has
-            no feature maps, or the network's cannot be found.
+            no feature maps or one that is not finite, or the network's cannot be found.
 
     Cost: per image one forward pass (``"full"``: the trunk at H x W positions; for
     SqueezeNet and 224 px about 0.6 GB), then at most ``n_steps`` steps of
@@ -205,21 +210,44 @@ def _pixels(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     order makes no difference but in price.
     """
     rows = maps[0].flatten(1).T
+    # Of a constant nothing may be left, and no square may leave the range of numbers.
+    rows = rows / rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
+    rows = rows - rows[:1]
     rows = rows - rows.mean(dim=0)
-    scale = rows.square().sum(dim=1).mean().sqrt()
-    if not scale > 0:
+    largest = rows.abs().max()
+    if not largest > _ROUNDING * torch.finfo(rows.dtype).eps:
         nothing: Tensor = rows.new_zeros(size[0] * size[1], 1)
         return nothing
-    # Directions of the largest variance; K x K is small beside the map.
-    directions = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -_DIRECTIONS:]
-    # The sign of a direction is arbitrary and differs between machines.
-    largest = directions.abs().argmax(dim=0, keepdim=True)
-    directions = directions * directions.gather(0, largest).sign()
-    reduced = (rows @ directions / scale).T.view(1, -1, *maps.shape[2:])
+    reduced = _principal_parts((rows / largest).double()).to(maps)
+    reduced = reduced.T.reshape(1, -1, *maps.shape[2:])
     if tuple(maps.shape[2:]) != size:
         reduced = F.interpolate(reduced, size, mode="bilinear", align_corners=False)
     pixels: Tensor = reduced[0].flatten(1).T
     return pixels
+
+
+def _principal_parts(rows: Tensor) -> Tensor:
+    """Centred rows (n, K), not all zero, along their main directions, (n, d).
+
+    The rows' mean square length is 1 before directions are left out. The products of
+    rows are taken, or of columns, whichever are fewer: with 1280 channels at 49 places,
+    hundreds of them 0, the channels' matrix has hundreds of eigenvalues of nothing but
+    rounding, over which the solver may fail.
+    """
+    few_rows = rows.shape[0] < rows.shape[1]
+    gram = rows @ rows.T if few_rows else rows.T @ rows
+    # On any device the same, and these are small.
+    values, vectors = torch.linalg.eigh(gram.cpu())
+    # Directions without variance are whatever the solver makes of rounding.
+    kept = values[-_DIRECTIONS:] > _NO_VARIANCE * values[-1]
+    values = values[-_DIRECTIONS:][kept].to(rows)
+    vectors = vectors[:, -_DIRECTIONS:][:, kept].to(rows)
+    parts = vectors * values.sqrt() if few_rows else rows @ vectors
+    # The sign of a direction is arbitrary and differs between machines.
+    highest = parts.abs().argmax(dim=0, keepdim=True)
+    parts = parts * parts.gather(0, highest).sign()
+    found: Tensor = parts / rows.square().sum(dim=1).mean().sqrt()
+    return found
 
 
 @torch.enable_grad()
@@ -237,7 +265,8 @@ def _responses(
     start = torch.randn(width, _RESPONSES, generator=generator)
     weight = (start / width**0.5).to(features).requires_grad_()
     optimizer = torch.optim.SGD([weight], lr=_RATE, momentum=_MOMENTUM)
-    features = features / features.std().clamp(min=_EPSILON)
+    spread_of_all = features.std() if features.numel() > 1 else features.new_zeros(())
+    features = features / spread_of_all.clamp(min=_EPSILON)
     for step in range(n_steps + 1):
         response = features @ weight
         spread = response.var(dim=0, unbiased=False) + _EPSILON

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin._model.captum import target_outputs
-from captum_margin._model.hooks import check_hooks, eager
-from captum_margin._model.layers import is_map
+from captum_margin._model.hooks import check_hooks, eager, layer_name
+from captum_margin._model.layers import is_map, maps_shape, tokens_to_maps
 
 __all__ = ["full_resolution_features", "layer_features", "pyramid_features"]
 
@@ -25,6 +25,12 @@ _POOLS = (
     nn.modules.dropout._DropoutNd,
 )
 _HEAD = (nn.Flatten, nn.Linear)
+#: They make no features: what they give is what they were given, with a frame.
+_PADS = (
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+)
 
 
 def layer_features(
@@ -39,7 +45,8 @@ def layer_features(
     What is no such map already is made one by ``reshape_transform``.
 
     Raises:
-        ValueError: If a layer is not run, or its output is no feature map.
+        ValueError: If a layer is not run, or its output is no feature map, or not
+            finite.
     """
     for layer in layers:
         check_hooks(forward_func, layer)
@@ -79,7 +86,10 @@ def layer_features(
                 "pass reshape_transform=tokens_to_maps for layers of tokens or with "
                 "channels last"
             )
-    return [maps[key].float() for key in range(len(layers))]
+    return [
+        _checked(maps[key], layer_name(forward_func, layer))
+        for key, layer in enumerate(layers)
+    ]
 
 
 def pyramid_features(
@@ -87,18 +97,34 @@ def pyramid_features(
 ) -> list[Tensor]:
     """The last feature maps of each size within the network, in one forward pass.
 
+    Tokens count as maps where an attention comes after them: behind the last one of a
+    transformer nothing depends on any but the class token.
+
     Raises:
-        ValueError: If the network is no Module or has no feature maps.
+        ValueError: If the network is no Module or has no feature maps, or they are not
+            finite.
     """
-    last: dict[tuple[int, ...], Tensor] = {}
+    last: dict[tuple[int, ...], tuple[nn.Module, Tensor]] = {}
+    waiting: dict[tuple[int, ...], tuple[nn.Module, Tensor]] = {}
     size = tuple(image.shape[2:])
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and len(output) == 1:
-            if is_map(tuple(output.shape), size):
-                last[tuple(output.shape[2:])] = output
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if "attention" in type(module).__name__.lower():
+            last.update(waiting)
+        if not isinstance(output, Tensor) or len(output) != 1:
+            return
+        if is_map(tuple(output.shape), size):
+            last[tuple(output.shape[2:])] = module, output
+        elif output.dim() == 4 or size[0] == size[1]:  # of a row of tokens, a square
+            shape = maps_shape(tuple(output.shape), size)
+            if shape is not None:
+                waiting[shape[2:]] = module, tokens_to_maps(output)
 
-    handles = [m.register_forward_hook(keep) for m in _modules(forward_func)]
+    handles = [
+        module.register_forward_hook(keep)
+        for module in _modules(forward_func)
+        if not isinstance(module, _PADS)
+    ]
     try:
         with eager():
             target_outputs(forward_func, (image,), args)
@@ -107,7 +133,25 @@ def pyramid_features(
             handle.remove()
     if not last:
         raise _no_trunk()
-    return [maps.float() for maps in last.values()]
+    return [
+        _checked(maps, layer_name(forward_func, module))
+        for module, maps in last.values()
+    ]
+
+
+def _checked(maps: Tensor, name: str) -> Tensor:
+    """Maps in full precision.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    if not torch.isfinite(maps).all():
+        raise ValueError(
+            f"expected finite feature maps from the layer {name!r} (got NaN or "
+            f"infinity, {maps.dtype}); check the network and the scale of its inputs, "
+            "or pass layer=, a layer whose output is finite, or feature_mask="
+        )
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _is_feature_map(output: Tensor, image: Tensor) -> bool:
@@ -128,7 +172,8 @@ def full_resolution_features(
     It is given what the network gives it, such as the image normalised.
 
     Raises:
-        ValueError: If the network has no sequential convolutional trunk.
+        ValueError: If the network has no sequential convolutional trunk, or its feature
+            maps are not finite.
     """
     trunk, layers = _trunk(forward_func, image.shape[1])
     given: list[Tensor] = []
@@ -146,7 +191,7 @@ def full_resolution_features(
         maps = layer(maps)
     if maps.shape[2:] != image.shape[2:]:
         raise _no_trunk()
-    return [maps.float()]
+    return [_checked(maps, layer_name(forward_func, trunk))]
 
 
 def _trunk(

@@ -13,6 +13,7 @@ __all__ = [
     "extent_loss",
     "gaussian_smoothed",
     "margin_loss",
+    "smoothing_matrix",
 ]
 
 #: A smaller fall of a score is none.
@@ -81,19 +82,40 @@ def coalition_loss(p: Tensor, coalitions: Tensor) -> Tensor:
     return -(sums / sizes.clamp(min=1)).sum(dim=1)
 
 
-def gaussian_smoothed(
-    maps: Tensor, sigma: float = 1.0, *, repeat_edges: bool = False
-) -> Tensor:
-    """Maps (B, C, H, W) convolved with a Gaussian cut at 3 sigma.
-
-    Outside they are zero, or what they are at the edge.
-    """
-    radius = max(1, round(3 * sigma))
-    steps = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-0.5 * (steps / sigma).square())
-    kernel = kernel / kernel.sum()
+def gaussian_smoothed(maps: Tensor, sigma: float = 1.0) -> Tensor:
+    """Maps (B, C, H, W) convolved with a Gaussian cut at 3 sigma; 0 outside."""
+    kernel = _gaussian(sigma, maps)
     channels = maps.shape[1]
     rows = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    maps = F.pad(maps, (radius,) * 4, mode="replicate" if repeat_edges else "constant")
+    maps = F.pad(maps, (len(kernel) // 2,) * 4)
     maps = F.conv2d(maps, rows, groups=channels)
     return F.conv2d(maps, rows.transpose(2, 3), groups=channels)
+
+
+def smoothing_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+    """What convolves columns of ``size`` with a Gaussian cut at 3 sigma.
+
+    Outside they are what they are at the edge. For wide Gaussians of few channels, a
+    product with it and its gradient take a fraction of what a convolution takes.
+
+    Args:
+        size (int): Values of a column.
+        sigma (float): Of the Gaussian; 0: the matrix is one.
+        like (Tensor): Of the dtype and on the device that the matrix shall have.
+    """
+    if sigma == 0:
+        return torch.eye(size, dtype=like.dtype, device=like.device)
+    kernel = _gaussian(sigma, like)
+    steps = torch.arange(len(kernel), device=like.device) - len(kernel) // 2
+    places = torch.arange(size, device=like.device)[:, None] + steps
+    matrix = torch.zeros(size, size, dtype=like.dtype, device=like.device)
+    return matrix.scatter_add(
+        1, places.clamp(0, size - 1), kernel.expand(size, -1).contiguous()
+    )
+
+
+def _gaussian(sigma: float, like: Tensor) -> Tensor:
+    radius = max(1, round(3 * sigma))
+    steps = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+    kernel = torch.exp(-0.5 * (steps / sigma).square())
+    return kernel / kernel.sum()

@@ -25,14 +25,14 @@ from captum_margin.attr.coalition.losses import (
     coalition_loss,
     drop_loss,
     extent_loss,
-    gaussian_smoothed,
     margin_loss,
+    smoothing_matrix,
 )
 
 __all__ = ["Search", "SearchResult", "search"]
 
-#: An image is done when its loss has not fallen by this share in so many steps.
-_PATIENCE, _SHARE = 10, 0.002
+#: A loss that has not fallen by this share has not fallen.
+_SHARE = 0.002
 #: The result is a mean of p over the last steps, weighted by powers of this.
 _DECAY = 0.95
 
@@ -43,6 +43,7 @@ class Search:
 
     Attributes:
         n_steps: Steps of Adam at most.
+        patience: An image is done when its loss has not fallen for so many.
         learning_rate: Its step, in units of p.
         mask_size: Side of the coarse grid whose enlargement p is; None: p has a value
             of its own for every pixel and channel.
@@ -59,6 +60,7 @@ class Search:
     """
 
     n_steps: int
+    patience: int
     learning_rate: float
     mask_size: int | None
     smoothing: float
@@ -79,12 +81,15 @@ class SearchResult:
 
     Attributes:
         perturbation: Mean of p over the last steps, (B, C, H, W).
+        evidence: How strongly the score resisted p, on average over the steps: the
+            slope of L_conf, as smooth as p, in [0, 1], (B, C, H, W).
         losses: Extent, confidence and coalition losses of each image at each step,
             unweighted, (n_steps, 3, B), NaN after its last one.
         n_steps: Steps of each image, (B,); 0 where p = 1 needs no search.
     """
 
     perturbation: Tensor
+    evidence: Tensor
     losses: Tensor
     n_steps: Tensor
 
@@ -199,6 +204,8 @@ class _Mask:
         # In half precision a step of Adam would be lost, and pixels be miscounted.
         dtype = torch.promote_types(images.dtype, torch.float32)
         self.grid = images.new_zeros(shape, dtype=dtype, requires_grad=True)
+        self.down = smoothing_matrix(height, self.sigma, self.grid)
+        self.across = smoothing_matrix(width, self.sigma, self.grid)
         self.parameters = [self.grid]
         self.offsets: Tensor | None = None
         if options.move_coalitions:
@@ -211,15 +218,34 @@ class _Mask:
 
         Otherwise a value that once overshot 0 could never come back.
         """
-        p: Tensor = self.grid
-        if not self.fine:
-            p = F.interpolate(p, self.shape, mode="bilinear", align_corners=False)
+        p = self._enlarged(self.grid)
         if self.offsets is not None:
             of_pixels = self.offsets.gather(1, self.coalitions.flatten(1))
             p = p + of_pixels.view(len(p), 1, *self.shape)
-        if self.sigma > 0:
-            p = gaussian_smoothed(p, self.sigma, repeat_edges=True)
+        p = self._smoothed(p)
         return p + (p.clamp(0, 1) - p).detach()
+
+    def evidence(self, slope: Tensor) -> Tensor:
+        """Means of a slope in p over the cells of the grid, enlarged as p is.
+
+        What p cannot show, evidence should not either: of pixels alone a network's
+        slopes are noise. Negative means are 0, the largest of each image is 1.
+        """
+        p = self._smoothed(self._enlarged(self.grid))
+        (sums,) = torch.autograd.grad(p, self.grid, slope, retain_graph=True)
+        (sizes,) = torch.autograd.grad(p, self.grid, torch.ones_like(slope))
+        with torch.no_grad():
+            found = self._smoothed(self._enlarged(sums / sizes)).clamp(min=0)
+            highest = found.amax(dim=(1, 2, 3), keepdim=True)
+            return found / highest.where(highest > 0, 1)
+
+    def _enlarged(self, grid: Tensor) -> Tensor:
+        if self.fine:
+            return grid
+        return F.interpolate(grid, self.shape, mode="bilinear", align_corners=False)
+
+    def _smoothed(self, p: Tensor) -> Tensor:
+        return self.down @ p @ self.across.T if self.sigma > 0 else p
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -252,6 +278,7 @@ def search(
         _warn_of_nothing_to_keep(stand)
     active = ~stand
     average = torch.zeros_like(mask.value()).detach()
+    resisted = torch.zeros_like(average)
     n_steps = torch.zeros_like(active, dtype=torch.long)
     best, best_step = torch.full_like(losses[0, 0], torch.inf), n_steps.clone()
     for step in tqdm(
@@ -265,6 +292,7 @@ def search(
         noises = _noises(images, options, generator)
         confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
         extent, coalition = extent_loss(p), coalition_loss(p, coalitions)
+        resisted += slope
         terms = torch.stack([extent, confidence, coalition]).detach()
         losses[step] = terms.where(active, torch.nan)
         n_steps += active
@@ -273,7 +301,7 @@ def search(
         total = (weights * terms).sum(dim=0)
         better = active & ((total < best - _SHARE * total.abs()) | best.isinf())
         best, best_step = total.where(better, best), n_steps.where(better, best_step)
-        active = active & (n_steps - best_step < _PATIENCE)
+        active = active & (n_steps - best_step < options.patience)
         slopes = torch.autograd.grad(
             [p, extent, coalition],
             mask.parameters,
@@ -289,7 +317,7 @@ def search(
         mask.bound()
     steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
     found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
-    return SearchResult(found, losses, n_steps)
+    return SearchResult(found, mask.evidence(resisted), losses, n_steps)
 
 
 def _warn_of_nothing_to_keep(stand: Tensor) -> None:

@@ -55,15 +55,16 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         assert isinstance(found.attributions, Tensor)
         (coalitions,) = found.details["coalitions"]
         sizes = coalitions.flatten().bincount()
-        kept = float(found.attributions.mean())
+        kept = float(found.details["kept"].mean())
         n_steps = int(found.details["n_steps"])
-        # The mean of the map says what a low drop is worth: all is kept at 1.
+        # What is kept says what a low drop is worth: at 1 it is all.
         line = f"{len(sizes)} coalitions, {n_steps} steps, {kept:.0%} of the image kept"
         record = {
             "n_coalitions": len(sizes),
             "coalition_sizes": sizes.tolist(),
             "n_steps": n_steps,
-            "mean_of_map": round(kept, 6),
+            "kept": round(kept, 6),
+            "mean_of_map": round(float(found.attributions.mean()), 6),
         }
         draw = partial(_draw, image[0], coalitions, classifier)
         return Explained(found, {"coalitions": record}, [line], {COALITIONS: draw})

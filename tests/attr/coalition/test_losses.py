@@ -16,7 +16,9 @@ from captum_margin.attr.coalition.losses import (
     extent_loss,
     gaussian_smoothed,
     margin_loss,
+    smoothing_matrix,
 )
+from captum_margin.attr.coalition.perturbation import _maps
 from captum_margin.attr.coalition.search import _DECAY, Search, search
 from tests.reference import coalition_reference as reference
 
@@ -69,6 +71,15 @@ def test_blur(sigma):
     for one, image in zip(found, maps, strict=True):
         for plane, given in zip(one.numpy(), image.numpy(), strict=True):
             np.testing.assert_allclose(plane, reference.smoothed(given, sigma), **EXACT)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 1.0, 5.0])
+def test_smoothing_with_edges_that_go_on(size, sigma):
+    found = smoothing_matrix(size, sigma, draw(1))
+    expected = reference.edge_smoothing(size, sigma)
+    np.testing.assert_allclose(found, expected, **EXACT)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(size).double())
 
 
 def test_losses_of_scores():
@@ -245,7 +256,7 @@ def test_search_steps(changes):
             torch.randn(half, 2, *size, generator=generator) for _ in range(n_steps)
         ]
         noises = [np.concatenate([d.numpy(), -d.numpy()]) for d in drawn]
-    expected, losses = reference.search(
+    expected, evidence, losses = reference.search(
         net.scores,
         image[0].numpy(),
         baseline[0].numpy(),
@@ -255,11 +266,19 @@ def test_search_steps(changes):
         {**options, "decay": _DECAY},
     )
     further = {"softmax": True, "seed": seed, "rows": 3, "show_progress": False}
-    settings = Search(n_steps=n_steps, **options, **further)
+    settings = Search(n_steps=n_steps, patience=10, **options, **further)
     found = search(net, image, baseline, target, None, coalitions, settings)
     np.testing.assert_allclose(found.losses[:, :, 0], losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.perturbation[0], expected, rtol=1e-4, atol=1e-5)
-    assert found.n_steps.tolist() == [n_steps]
+    np.testing.assert_allclose(found.evidence[0], evidence, rtol=1e-3, atol=1e-4)
+    assert found.evidence.max() == (evidence > 0).any() and found.n_steps.tolist() == [
+        n_steps
+    ]
+    for eta in (0.0, 0.3, 1.0):
+        maps = _maps(found, image, eta)[0]
+        wanted = reference.attribution(expected, evidence, eta)
+        wanted = np.broadcast_to(wanted, maps.shape)
+        np.testing.assert_allclose(maps, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_enlargement_of_the_grid():

@@ -125,8 +125,9 @@ def test_an_easy_model_stops_early():
     model = Box()
     model.head.gain = 0.01  # hardly anything matters
     maps, details = attribute(
-        model, x, target=0, n_steps=200, learning_rate=0.2, return_details=True
-    )
+        model, x, target=0, n_steps=200, learning_rate=0.2, return_details=True,
+        evidence_weight=0.0,
+    )  # fmt: skip
     assert (details.n_steps < 60).all() and maps.std() < 0.02
     taken = details.n_steps[0]
     assert torch.equal(details.n_evaluations, details.n_steps)
@@ -195,7 +196,7 @@ def test_each_image_stops_by_itself():
     "off", ["extent_weight", "confidence_weight", "coalition_weight"]
 )
 def test_each_loss_can_be_switched_off(off):
-    x, options = bright_box(), {"target": 0, **LONG}
+    x, options = bright_box(), {"target": 0, "evidence_weight": 0.0, **LONG}
     options["feature_mask"] = tiles(24, 24, 4)[None, None]
     base = attribute(Box(), x, **options)
     maps = attribute(Box(), x, **{**options, off: 0.0})
@@ -204,6 +205,62 @@ def test_each_loss_can_be_switched_off(off):
         assert maps.std() < 0.02  # all goes, and as fast
     options |= {"extent_weight": 0.0, "coalition_weight": 0.0}
     assert attribute(Box(), x, **options).min() > 0.5  # nothing need go
+
+
+class TwoBoxes(nn.Module):
+    """Asks for light in two boxes, of which the first counts three times as much."""
+
+    def forward(self, x):
+        light = x.mean(dim=1)
+        first, second = light[:, 2:10, 2:10], light[:, 14:22, 14:22]
+        logit = 9 * first.mean(dim=(1, 2)) + 3 * second.mean(dim=(1, 2)) - 6
+        return torch.stack([logit, torch.zeros_like(logit)], dim=1)
+
+
+def test_evidence_ranks_what_the_mask_leaves_alike():
+    x = torch.zeros(1, 3, 24, 24)
+    x[:, :, 2:10, 2:10] = x[:, :, 14:22, 14:22] = 1.0
+    options = {"target": 0, "feature_mask": tiles(24, 24, 4)[None, None], **LONG}
+    options["confidence_weight"] = 60.0  # so that both boxes must stay
+
+    def boxes(eta):
+        (maps,) = attribute(TwoBoxes(), x, evidence_weight=eta, **options)[:, 0]
+        outside = maps[14:22, 2:10].mean()
+        return maps[4:8, 4:8].mean(), maps[16:20, 16:20].mean(), outside
+
+    first, second, _ = boxes(0.0)
+    assert first > 0.8 and second > 0.8 and abs(first - second) < 0.1
+    first, second, outside = boxes(1.0)
+    # The slope of 3 is a third of that of 9; where there is none, 0.2 / 1.2 is left.
+    assert first == pytest.approx(1, abs=0.1)
+    assert second == pytest.approx((0.2 + 1 / 3) / 1.2, abs=0.1)
+    assert outside == pytest.approx(0.2 / 1.2, abs=0.05)
+    first, second, outside = boxes(0.5)
+    assert first - second > 0.15 and second > 3 * outside
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": 0.5}, {"mask_size": None}], ids=str)
+def test_the_map_is_the_geometric_mean_of_mask_and_evidence(options):
+    x, mask, model = thin()
+    maps = [
+        attribute(model, x, target=0, feature_mask=mask, evidence_weight=eta, **options)
+        for eta in (0.0, 1.0, 0.25)
+    ]
+    expected = maps[0].pow(0.75) * maps[1].pow(0.25)
+    torch.testing.assert_close(maps[2], expected)
+    assert maps[1].amax(dim=(1, 2, 3)).tolist() == pytest.approx([1, 1])
+    default, details = attribute(
+        model, x, target=0, feature_mask=mask, return_details=True, **options
+    )
+    torch.testing.assert_close(default, (maps[0] * maps[1]).sqrt())
+    assert torch.equal(details.kept.expand_as(x).to(x), maps[0])
+    evidence = (0.2 + details.evidence) / 1.2
+    torch.testing.assert_close(evidence.expand_as(x).to(x), maps[1])
+    assert details.settings["evidence_weight"] == 0.5
+    paper = {"paper": True, "n_samples": 2, "return_details": True}
+    maps, details = attribute(model, x, target=0, feature_mask=mask, **paper)
+    assert details.settings["evidence_weight"] == 0
+    assert torch.equal(maps, details.kept.to(x))
 
 
 def test_one_value_for_each_coalition():
@@ -244,7 +301,7 @@ def test_noises_come_in_pairs():
     torch.testing.assert_close(halves[:, 0], halves[:, 1])
     generator = torch.Generator().manual_seed(3)
     setting = mask_search.Search(
-        1, 0.1, 2, 0.0, 0.5, 6, "drop", (1, 1, 1), True, True, 3, 9, False
+        1, 10, 0.1, 2, 0.0, 0.5, 6, "drop", (1, 1, 1), True, True, 3, 9, False
     )
     noises = mask_search._noises(x, setting, generator)
     assert noises.shape == (6, 3, 12, 10) and noises.dtype == x.dtype

@@ -1,29 +1,31 @@
-"""CoalitionPerturbation and its peers on photographs, in one run.
+"""CoalitionPerturbation and its peers on pictures, one network a run.
 
-Resumable: every map and record is kept in ``--cache`` and not made again. Several
-processes may work at once on different ``--methods`` or a ``--part`` of the
-photographs; ``--report`` gathers what is there.
+Resumable: every record is kept in ``--cache``, in a folder a network, and not made
+again. Several processes may work at once on different ``--methods`` or a ``--part`` of
+the pictures; ``--report`` gathers what is there.
 
     export CAPTUM_MARGIN_DATA=...
-    python -m tests.benchmarks.coalition.bench --cache DIR
-    python -m tests.benchmarks.coalition.bench --cache DIR --report
+    python -m tests.benchmarks.coalition.bench --cache DIR --network efficientnet
+    python -m tests.benchmarks.coalition.bench --cache DIR --network efficientnet \\
+        --report
 
-Photographs, model, preprocessing, insertion and deletion are those of
-``bench_saliency``; defaults were chosen on numbers 0, 5, 10, ... of the photographs,
-what is reported are the first of numbers 2, 7, 12, .... Average drop and increase are
-those of Grad-CAM++: the map, scaled to [0, 1], multiplies the normalised image, so that
-what is left out takes the mean colour of ImageNet. They reward large masks: the mean of
-the mask is beside them. CoalitionPerturbation minimises nearly that; insertion,
-deletion and the 20% kept are other questions. ``paper`` is the published setting, up
-to 500 steps of 16 noises (an image stops when its loss does), and coalitions at full
-resolution, whose passes are not counted.
+Networks and pictures are those of ``tests/benchmarks/networks/trained.py`` (the
+transformer's weights are where VIT_WEIGHTS says). Defaults were chosen on the tuning
+pictures of SqueezeNet and EfficientNet-Lite0; what is reported are the first of the
+pictures that chose nothing, and the class is the one that the network predicts. Average
+drop and increase are those of Grad-CAM++: the map, scaled to [0, 1], multiplies the
+normalised image, so that what is left out takes the mean colour of the network's
+training pictures. They reward large masks: the mean of the mask is beside them.
+CoalitionPerturbation minimises nearly that; insertion, deletion and the 20% kept are
+other questions. ``paper`` is the published setting, up to 500 steps of 16 noises (an
+image stops when its loss does), and coalitions at full resolution, whose passes are not
+counted; EfficientNet and the transformer have no such trunk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +35,14 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.machine import machine, versions
-from tests.benchmarks.networks.trained import counted_network
-from tests.benchmarks.photographs import load_image
+from tests.benchmarks.networks.trained import (
+    NETWORKS,
+    TITLES,
+    NetworkName,
+    counted_network,
+    picture,
+    pictures,
+)
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import (
     MAIN,
@@ -52,6 +60,8 @@ from tests.benchmarks.saliency.rows import ROWS
 
 OURS: dict[str, dict[str, Any]] = {
     "CoalitionPerturbation": {},
+    "without evidence": {"evidence_weight": 0.0},
+    "evidence alone": {"evidence_weight": 1.0},
     "without L_c": {"coalition_weight": 0.0},
     "without moving coalitions": {"move_coalitions": False},
     "without coalitions": {"coalition_weight": 0.0, "move_coalitions": False},
@@ -144,45 +154,65 @@ DEFAULT = [
 ]
 
 
+def record_of(photo: Photograph, attribution: Tensor) -> dict[str, float]:
+    """Scores of one map (H, W)."""
+    record = make_record(photo, attribution)
+    record[MAIN] = record["insertion"] - record["deletion"]
+    record["top1_soft"] = class_kept(photo, attribution)
+    return record
+
+
 def class_kept(photo: Photograph, attribution: Tensor) -> float:
-    """Whether the masked photograph is still of the class."""
+    """Whether the masked picture is still of the class."""
     low, high = attribution.min(), attribution.max()
     mask = (attribution - low) / (high - low) if high > low else attribution * 0 + 1
     with torch.no_grad():
         return float(photo.model(photo.image * mask).argmax() == photo.target)
 
 
-def run(data: Path, cache: Path, names: list[str], part: str, limit: int) -> None:
-    """Makes the maps and records that are missing."""
+def folder(cache: Path, network: NetworkName) -> Path:
+    """Where the records of a network are kept."""
+    return cache / network
+
+
+def result(network: NetworkName) -> Path:
+    """The record of a network: the first that there was has the plain name."""
+    suffix = "" if network == "squeezenet" else f"_{network}"
+    return RESULTS / f"coalition{suffix}.json"
+
+
+def run(
+    network: NetworkName, cache: Path, names: list[str], part: str, limit: int
+) -> None:
+    """Makes the records that are missing."""
     which, parts = (int(number) for number in part.split("/"))
-    model = counted_network("squeezenet")
-    paths = sorted((data / "imagenet_sample").glob("*.jpg"))[2::5][:limit]
-    cache.mkdir(parents=True, exist_ok=True)
-    for path in paths[which::parts]:
-        image = load_image(path)
+    model = counted_network(network)
+    kept = folder(cache, network)
+    kept.mkdir(parents=True, exist_ok=True)
+    for stem in pictures(network, "report", limit)[which::parts]:
+        shown = picture(network, stem)
         with torch.no_grad():
-            target = int(model(image).argmax())
-        photo = Photograph(model, image, target, superpixels(image), seed=0)
+            target = int(model(shown.image).argmax())
+        segments = superpixels(shown.image)
+        photo = Photograph(model, shown.image, target, segments, seed=0)
         for name in names:
-            record_path = cache / f"{path.stem}.{name}.json"
+            record_path = kept / f"{shown.name}.{name}.json"
             if record_path.exists():
                 continue
             model.n_forward = 0
             start = time.perf_counter()
             attribution = METHODS[name](photo)
             seconds, n_forward = time.perf_counter() - start, model.n_forward
-            record = make_record(photo, attribution)
-            record[MAIN] = record["insertion"] - record["deletion"]
-            record["top1_soft"] = class_kept(photo, attribution)
+            record = record_of(photo, attribution.float())
             record |= {"seconds": seconds, "n_forward": n_forward}
             record_path.write_text(json.dumps(record))
-        print(path.stem, flush=True)
+        print(shown.name, flush=True)
 
 
-def report(cache: Path, out: Path) -> None:
+def report(network: NetworkName, cache: Path, out: Path) -> None:
     """Means and standard errors, and differences to ours on the same photographs."""
     records: dict[str, dict[str, dict[str, float]]] = {}
-    for path in sorted(cache.glob("*.json")):
+    for path in sorted(folder(cache, network).glob("*.json")):
         stem, name = path.name.removesuffix(".json").split(".", 1)
         records.setdefault(name, {})[stem] = json.loads(path.read_text())
     ours = records["CoalitionPerturbation"]
@@ -212,10 +242,13 @@ def report(cache: Path, out: Path) -> None:
         cells += [show(row["ours_minus_it"][key]) for key in (MAIN, "drop_soft")]
         print(f"| {name} | " + " | ".join([*cells, str(row["photographs"])]) + " |")
     settings = {
-        "command": "python -m tests.benchmarks.coalition.bench --cache DIR",
+        "command": "python -m tests.benchmarks.coalition.bench --cache DIR "
+        f"--network {network}",
         "seed": 0,
         "photographs": sorted(ours),
-        "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "network": network,
+        "model": f"{TITLES[network]}, trained weights; bfloat16 passes of the networks "
+        "of ImageNet",
         "masking": "map scaled to [0, 1] times the normalised image",
         "n_steps_of_curves": N_STEPS,
         "passes": "forward passes of one image; each of ours has a backward pass too",
@@ -232,18 +265,20 @@ def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--network", choices=NETWORKS, default="squeezenet")
     parser.add_argument("--methods", nargs="*", default=DEFAULT, choices=[*METHODS])
     parser.add_argument("--part", default="0/1", help="this process' share, as 0/2")
-    parser.add_argument("--photographs", type=int, default=40)
+    parser.add_argument("--photographs", type=int, default=100)
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "coalition.json")
+    parser.add_argument("--out", type=Path, help="of the report, instead of results/")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    network: NetworkName = arguments.network
     if arguments.report:
-        report(arguments.cache, arguments.out)
+        report(network, arguments.cache, arguments.out or result(network))
     else:
         run(
-            Path(os.environ["CAPTUM_MARGIN_DATA"]),
+            network,
             arguments.cache,
             arguments.methods,
             arguments.part,

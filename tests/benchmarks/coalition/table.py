@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.benchmarks.cells import (
     DIFFERENCE,
     INS_DEL,
@@ -12,6 +14,8 @@ from tests.benchmarks.cells import (
     number,
     percent,
 )
+from tests.benchmarks.coalition.bench import result
+from tests.benchmarks.networks.trained import NETWORKS, TITLES
 from tests.benchmarks.records import load
 
 COALITION = {
@@ -26,6 +30,8 @@ COALITION = {
 }
 BLACK_BOXES = ("ScoreCAM", "Occlusion-400", "MarginSaliency-400", "centre", "random")
 PARTS = {
+    "without evidence": "without the evidence: 1 - p alone",
+    "evidence alone": "the evidence alone",
     "without L_conf": "without L_conf",
     "margin loss": "the paper's margin for L_conf",
     "without L_c": "without L_c",
@@ -41,10 +47,23 @@ PARTS = {
 
 
 def coalition() -> str:
-    """The measures of the paper beside independent ones."""
-    methods = load("coalition")["methods"]
+    """The measures of the paper beside independent ones, a block a network."""
+    networks = [name for name in NETWORKS if result(name).exists()]
+    blocks = [_block(load(result(name).stem)["methods"]) for name in networks]
+    lines = blocks[0].splitlines()[:2]
+    for name, block in zip(networks, blocks, strict=True):
+        if len(blocks) > 1:
+            lines.append(f"| *{TITLES[name]}* |" + " |" * lines[0].count(" | "))
+        lines += block.splitlines()[2:]
+    return "\n".join(lines)
+
+
+def _block(methods: dict[str, Any]) -> str:
+    """One network's table; the best of each column is the best there."""
     rows: list[Row] = []
     for name, label in COALITION.items():
+        if name not in methods:
+            continue
         row = methods[name]
         passes = f"{row['metrics']['n_forward']['mean']:.0f}"
         mask = f"{row['metrics']['mask_mean_soft']['mean']:.2f}"
@@ -70,6 +89,8 @@ def coalition_parts() -> str:
     methods = load("coalition")["methods"]
     rows: list[Row] = []
     for name, label in PARTS.items():
+        if name not in methods:
+            continue
         row = methods[name]
         loss = row["ours_minus_it"][DIFFERENCE]
         rows.append(
