@@ -312,7 +312,8 @@ class InterpretationBank:
             [
                 1.0 if a is None else one.representativeness
                 for one, a in zip(self.interpretations, alphas, strict=True)
-            ]
+            ],
+            dtype=like.dtype,
         )
         return OwnEvidence(
             stacked.to(which.device)[which], share.to(which.device)[which]

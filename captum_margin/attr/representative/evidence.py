@@ -45,26 +45,29 @@ class OwnEvidence(NamedTuple):
 
 
 def representativeness(n_alike: Tensor, own_boundary: Tensor) -> Tensor:
-    """How far polytopes stand for their classes, from 0 to 1, float32 (B,).
+    """How far polytopes stand for their classes, from 0 to 1, float64 (B,).
 
     Args:
-        n_alike (Tensor): References that each covers and that are predicted alike, (B,).
+        n_alike (Tensor): Covered references that are predicted alike, (B,).
         own_boundary (Tensor): Whether it has no sampled boundary, bool (B,): then
             nothing is shared, however much is covered.
     """
-    share = (n_alike / ENOUGH).clamp(max=1)
-    return share.masked_fill(own_boundary, 0).to(torch.float32)
+    share = (n_alike.to(torch.float64) / ENOUGH).clamp(max=1)
+    return share.masked_fill(own_boundary, 0)
 
 
-def warn_of_few(n_examples: int, stacklevel: int) -> None:
+def warn_of_few(n_examples: int, stacklevel: int, without_images: bool = False) -> None:
     """Says that some interpretations are not representative."""
     if n_examples == 0:
         return
+    if without_images:
+        maps = "under their boundaries alone, for a loaded state holds no images"
+    else:
+        maps = "part or all Grad-CAM's (but for paper=True)"
     warnings.warn(
-        f"{n_examples} of the interpretations cover fewer than {ENOUGH} references that "
-        "are predicted alike, too few to be representative: their maps rest on the "
-        "class's own score, as Grad-CAM's do (but for paper=True); give references that "
-        "the model predicts as these classes, 20 or more of each",
+        f"{n_examples} of the interpretations cover fewer than {ENOUGH} references "
+        f"that are predicted alike, too few to be representative: their maps are {maps}"
+        "; give references that the model predicts as these classes, 20 of each",
         stacklevel=stacklevel + 1,
     )
 
@@ -76,8 +79,7 @@ def warn_of_own_boundary(n_examples: int, stacklevel: int) -> None:
     warnings.warn(
         f"no sampled boundary separates {n_examples} of the inputs from the references "
         "predicted otherwise: they have only their own boundary, which no other image "
-        "shares, and their maps rest on the class's own score, as Grad-CAM's do (but for "
-        "paper=True); give references of several predicted classes, or more "
-        "n_boundaries",
+        "shares, and their maps are Grad-CAM's (but for paper=True); give references "
+        "of several predicted classes, or more n_boundaries",
         stacklevel=stacklevel + 1,
     )

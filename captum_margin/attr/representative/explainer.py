@@ -744,11 +744,14 @@ def _centers(table: BoundaryTable, predicted: int, n_centers: int, seed: int) ->
 
 
 def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) -> None:
-    """Says which interpretations stand for no or few references."""
+    """Says how many interpretations stand for no or few references."""
     n_alone = sum(one.own_boundary for one in interpretations)
     n_poor = sum(one.representativeness < 1 for one in interpretations)
     warn_of_own_boundary(n_alone, stacklevel + 1)
-    warn_of_few(n_poor - n_alone, stacklevel + 1)
+    without = any(
+        one.representativeness < 1 and one._own_alpha is None for one in interpretations
+    )
+    warn_of_few(n_poor - n_alone, stacklevel + 1, without)
 
 
 def _checked_seed(seed: int | None) -> int | None:

@@ -268,8 +268,7 @@ class Interpretation:
         """The evidence beside the boundaries, the same for each image."""
         if self._own_alpha is None:
             return None
-        share = torch.full((n_examples,), self.representativeness)
-        share = share.to(self._own_alpha)
+        share = self._own_alpha.new_full((n_examples,), self.representativeness)
         return OwnEvidence(self._own_alpha.expand(n_examples, -1), share)
 
     def similar(self, k: int = 10) -> SimilarReferences:
