@@ -260,8 +260,8 @@ def own_evidence(net, psi, target):
 
 
 def representativeness(n_alike, n_boundaries):
-    """How far a polytope stands for its class: a fifth for each reference of it."""
-    return min(n_alike, 5) / 5 if n_boundaries else 0.0
+    """How far a polytope stands for its class: a fortieth for each reference of it."""
+    return min(n_alike, 40) / 40 if n_boundaries else 0.0
 
 
 def heat_map(weights, own, psi, activity, relu=False, summation=True, beside=None):

@@ -3,7 +3,7 @@ r"""How far a polytope stands for its class, and what its map rests on besides.
 A polytope that holds no reference predicted alike says where references lie, and
 nothing of what speaks for the class: its boundaries are between other classes. With n
 references predicted alike it stands for the class to
-:math:`\lambda = \min(1, n / 5)`, and the channel weights of its map are
+:math:`\lambda = \min(1, n / 40)`, and the channel weights of its map are
 
 .. math:: (1 - \lambda) a_k + \lambda \, \mathrm{mean}_h \, \alpha_{hk},
 
@@ -20,15 +20,19 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "ENOUGH",
     "OwnEvidence",
+    "is_of_few",
     "representativeness",
     "warn_of_few",
     "warn_of_own_boundary",
 ]
 
-#: References predicted alike from which a polytope stands for its class alone.
-ENOUGH = 5
+# References predicted alike from which a polytope stands for its class alone. With 20
+# of each of ten ImageNet classes, half of each explains better than either: insertion
+# minus deletion of .419 on EfficientNet, Grad-CAM .408, the boundaries .391.
+_WHOLE = 40
+# Below this it is not called representative.
+_FEW = 5
 
 
 class OwnEvidence(NamedTuple):
@@ -52,8 +56,13 @@ def representativeness(n_alike: Tensor, own_boundary: Tensor) -> Tensor:
         own_boundary (Tensor): Whether it has no sampled boundary, bool (B,): then
             nothing is shared, however much is covered.
     """
-    share = (n_alike.to(torch.float64) / ENOUGH).clamp(max=1)
+    share = (n_alike.to(torch.float64) / _WHOLE).clamp(max=1)
     return share.masked_fill(own_boundary, 0)
+
+
+def is_of_few(representativeness: Tensor) -> Tensor:
+    """Whether polytopes cover too few references to be representative, bool (B,)."""
+    return representativeness < _FEW / _WHOLE
 
 
 def warn_of_few(n_examples: int, stacklevel: int, without_images: bool = False) -> None:
@@ -63,9 +72,9 @@ def warn_of_few(n_examples: int, stacklevel: int, without_images: bool = False) 
     if without_images:
         maps = "under their boundaries alone, for a loaded state holds no images"
     else:
-        maps = "part or all Grad-CAM's (but for paper=True)"
+        maps = "all but Grad-CAM's (unless paper=True)"
     warnings.warn(
-        f"{n_examples} of the interpretations cover fewer than {ENOUGH} references "
+        f"{n_examples} of the interpretations cover fewer than {_FEW} references "
         f"that are predicted alike, too few to be representative: their maps are {maps}"
         "; give references that the model predicts as these classes, 20 of each",
         stacklevel=stacklevel + 1,
@@ -79,7 +88,7 @@ def warn_of_own_boundary(n_examples: int, stacklevel: int) -> None:
     warnings.warn(
         f"no sampled boundary separates {n_examples} of the inputs from the references "
         "predicted otherwise: they have only their own boundary, which no other image "
-        "shares, and their maps are Grad-CAM's (but for paper=True); give references "
+        "shares, and their maps are Grad-CAM's (unless paper=True); give references "
         "of several predicted classes, or more n_boundaries",
         stacklevel=stacklevel + 1,
     )

@@ -37,6 +37,7 @@ from captum_margin.attr.representative.boundaries import (
 )
 from captum_margin.attr.representative.evidence import (
     OwnEvidence,
+    is_of_few,
     representativeness,
     warn_of_few,
     warn_of_own_boundary,
@@ -140,7 +141,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         *,
-        n_boundaries: int = 50,
+        n_boundaries: int | None = None,
         batch_size: int = 32,
         seed: int | None = None,
         show_progress: bool = False,
@@ -160,7 +161,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             attribute_to_layer_input (bool, optional): Whether the layer's input is
                 explained. Default: False
             n_boundaries (int, optional): Q, at most M are used. More separate classes
-                better, and take Q feature maps of memory. Default: 50
+                better, and take Q feature maps of memory. Default: None, 50, or 200 for
+                models of more than 100 classes
             batch_size (int, optional): References in a forward pass; a loader has its
                 own. Default: 32
             seed (int, optional): Seed of the sample. Default: None, the constructor's;
@@ -180,7 +182,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Cost: M + Q forward passes and Q forward and backward passes; memory for a
         batch, Q feature maps and M * Q numbers.
         """
-        if not isinstance(n_boundaries, int) or n_boundaries < 1:
+        if n_boundaries is not None and (
+            not isinstance(n_boundaries, int) or n_boundaries < 1
+        ):
             raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
         source = References(references, batch_size)
         warn_of_training(self.forward_func)
@@ -498,10 +502,11 @@ def _attribute_rows(
         "paper": paper,
     }
     details = _details(table, polytopes, predicted, classes, settings)
-    alone, poor = details.own_boundary, details.representativeness < 1
+    alone, poor = details.own_boundary, is_of_few(details.representativeness)
     warn_of_own_boundary(int(alone.sum()), _FROM_ATTRIBUTE)
     warn_of_few(int((poor & ~alone).sum()), _FROM_ATTRIBUTE)
-    needed = (alone if paper else poor).nonzero()[:, 0]
+    needed = alone if paper else details.representativeness < 1
+    needed = needed.nonzero()[:, 0]
     normals: list[Tensor] = []
     orientation, own = polytopes, None
     if len(needed):
@@ -514,7 +519,7 @@ def _attribute_rows(
             orientation = _with_own_boundaries(polytopes, needed)
         else:
             alpha = view.channel_weights(gradients)
-            of_all = alpha.new_zeros(len(poor), alpha.shape[1])
+            of_all = alpha.new_zeros(len(polytopes), alpha.shape[1])
             of_all[needed.to(alpha.device)] = alpha
             own = OwnEvidence(of_all, details.representativeness)
     maps = heat_maps(
@@ -745,13 +750,13 @@ def _centers(table: BoundaryTable, predicted: int, n_centers: int, seed: int) ->
 
 def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) -> None:
     """Says how many interpretations stand for no or few references."""
-    n_alone = sum(one.own_boundary for one in interpretations)
-    n_poor = sum(one.representativeness < 1 for one in interpretations)
-    warn_of_own_boundary(n_alone, stacklevel + 1)
-    without = any(
-        one.representativeness < 1 and one._own_alpha is None for one in interpretations
-    )
-    warn_of_few(n_poor - n_alone, stacklevel + 1, without)
+    shares = torch.tensor([one.representativeness for one in interpretations])
+    few = is_of_few(shares).tolist()
+    poor = [one for one, of_few in zip(interpretations, few, strict=True) if of_few]
+    warn_of_own_boundary(sum(one.own_boundary for one in poor), stacklevel + 1)
+    poor = [one for one in poor if not one.own_boundary]
+    without_images = any(one._own_alpha is None for one in poor)
+    warn_of_few(len(poor), stacklevel + 1, without_images)
 
 
 def _checked_seed(seed: int | None) -> int | None:

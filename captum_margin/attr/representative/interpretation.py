@@ -126,9 +126,8 @@ class Interpretation:
         purity (float): Share of these that are predicted alike; 0 if there are none,
             for then nothing speaks for it.
         representativeness (float): How far the polytope stands for its class, from 0 to
-            1: a fifth for each reference covered that is predicted alike, at most 1; 0
-            without a sampled boundary. The rest of the map is the class's own evidence,
-            Grad-CAM's.
+            1: a fortieth for each reference covered that is predicted alike, at most 1;
+            0 without a sampled boundary. The rest of the map is Grad-CAM's.
         tau (int): How many references predicted otherwise no sampled boundary tells
             from the explained image; they are covered, whatever is chosen.
         own_boundary (bool): True if no sampled boundary was of use: the boundary is
@@ -227,7 +226,7 @@ class Interpretation:
         :math:`\sum_k ((1 - \lambda) a_k + \lambda \, \mathrm{mean}_h \alpha_{hk})
         \psi_k`, with :math:`\lambda` the :attr:`representativeness` and :math:`a_k`
         Grad-CAM's weights at the explained image: a polytope that holds nothing of its
-        class explains as Grad-CAM, one that holds five of it by its boundaries alone.
+        class explains as Grad-CAM, one that holds forty of it by its boundaries alone.
 
         Args:
             images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.

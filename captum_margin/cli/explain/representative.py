@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 SIMILAR = "-similar"
 """Ending of the picture of the most similar references."""
 
-_DEFAULT_BOUNDARIES = 50
 _N_SIMILAR = 4
 _NAME_LENGTH = 24
 # What the method warns of, and the record says in the words of the command line.
 _WARNINGS = ("no sampled boundary separates", ".*too few to be representative")
 _N_NEAREST = 3
+_FEW = 5  # references of the class: fewer are not representative
 
 
 def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
@@ -58,13 +58,12 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     explainer = RepresentativeInterpretation(
         model, layer.module, reshape_transform=layer.reshape
     )
-    n_boundaries = min(args.n_boundaries or _DEFAULT_BOUNDARIES, len(references))
     started = time.perf_counter()
     with Passes(model) as passes:
         try:
             explainer.fit(
                 references,
-                n_boundaries=n_boundaries,
+                n_boundaries=args.n_boundaries,
                 seed=args.seed,
                 show_progress=show_progress,
             )
@@ -77,13 +76,14 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         "forward_passes": passes.n,
         "linearization_error": explainer.linearization_error,
     }
-    classes = explainer.state_dict()["classes"]  # that the references are predicted as
+    state = explainer.state_dict()
+    classes = state["classes"]  # that the references are predicted as
     settings = {
         "layer": layer.name,
         "layer_shape": list(layer.shape),
         "references": str(args.references),
         "n_references": len(references),
-        "n_boundaries": n_boundaries,
+        "n_boundaries": len(state["bias"]),
         "relu_attributions": True,
         "seed": args.seed,
     }
@@ -91,12 +91,13 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     def explain(image: Tensor, target: int) -> Explained:
         started = time.perf_counter()
         with Passes(model) as passes:
-            one, maps, details = _interpret(explainer, image, target)
+            one, maps, support = _interpret(explainer, image, target)
         seconds = time.perf_counter() - started
         maps = LayerAttribution.interpolate(maps, image.shape[2:], "bilinear")
         name = classifier.categories[target]
         n_alike = int((classes == target).sum())
-        note = _note(one, details, classifier.categories, target, n_alike)
+        n_within = int((classes[support.covered] == target).sum())
+        note = _note(one, support, n_within, classifier.categories, target, n_alike)
         record: dict[str, Any] = {"fit": fit, "interpretation": None, "note": note}
         lines = [] if note is None else [note]
         pictures = {}
@@ -130,10 +131,12 @@ class _Support(NamedTuple):
     Args:
         own_boundary (bool): Whether no sampled boundary separates the image.
         representativeness (float): How far the interpretation stands for its class.
+        covered (Tensor): The references that it covers.
     """
 
     own_boundary: bool
     representativeness: float
+    covered: Tensor
 
 
 def _interpret(
@@ -150,17 +153,29 @@ def _interpret(
         one = explainer.interpret(image)
         if one.predicted == target:
             maps = one.attribute(image, relu_attributions=True)
-            return one, maps, _Support(one.own_boundary, one.representativeness)
+            return (
+                one,
+                maps,
+                _Support(one.own_boundary, one.representativeness, one.covered),
+            )
         maps, details = explainer.attribute(
             image, target=target, relu_attributions=True, return_details=True
         )
-    own_boundary = bool(details.own_boundary)
-    return None, maps, _Support(own_boundary, float(details.representativeness))
+    return (
+        None,
+        maps,
+        _Support(
+            bool(details.own_boundary),
+            float(details.representativeness),
+            details.covered[0],
+        ),
+    )
 
 
 def _note(
     one: Interpretation | None,
     support: _Support,
+    n_within: int,
     categories: Sequence[str],
     target: int,
     n_alike: int,
@@ -180,11 +195,11 @@ def _note(
             "the map is under the interpretation of the most similar of the "
             f"{n_alike} references predicted as {name}"
         )
-    if support.representativeness < 1 and not support.own_boundary:
+    if n_within < _FEW and not support.own_boundary:
         share = 1 - support.representativeness
         parts.append(
-            f"it covers too few references predicted as {name} to be representative: "
-            f"{share:.0%} of the map is Grad-CAM's; give 20 or more of the class"
+            f"{n_within} references predicted as {name} are covered, too few to be "
+            f"representative: {share:.0%} of the map is Grad-CAM's; give 20 or more"
         )
     if one is not None and n_alike == 0:
         nearest = one.nearest_classes(_N_NEAREST).classes.tolist()
