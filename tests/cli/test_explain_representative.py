@@ -156,7 +156,7 @@ def test_record_and_pictures(run, photograph, folder, weights, tmp_path):
         "n_predicted_alike": N_EACH,
         "n_covered": N_EACH,
         "purity": 1.0,
-        "representativeness": 1.0,
+        "representativeness": N_EACH / 40,
         "tau": 0,
         "own_boundary": False,
     }

@@ -273,7 +273,7 @@ def heat_map(weights, own, psi, activity, relu=False, summation=True, beside=Non
     alpha = np.zeros(len(psi))
     if len(weights):
         alphas = channel_weights(weights, own, activity)
-        if relu:  # channels that speak for the side of the boundary
+        if relu and np.min(psi) >= 0:  # channels that speak for the boundary's side
             alphas = np.where(alphas > 0, alphas, 0.0)
         alpha = alphas.mean(axis=0)
     if beside is not None:

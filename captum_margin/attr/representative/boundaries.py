@@ -33,9 +33,6 @@ __all__ = ["BoundaryTable", "fit_boundaries", "hyperplanes"]
 # when it is scaled as a whole.)
 _STEP = 0.01
 
-# How many boundaries there are where nobody says: few separate two of many classes.
-_BOUNDARIES, _BOUNDARIES_OF_MANY, _MANY = 50, 200, 100
-
 
 @dataclass(frozen=True, eq=False)
 class BoundaryTable:
@@ -129,7 +126,7 @@ def fit_boundaries(
     progress: tqdm[Any],
     *,
     additional_forward_args: object = None,
-    n_boundaries: int | None = None,
+    n_boundaries: int = 50,
     seed: int | None = None,
 ) -> BoundaryTable:
     """Samples boundaries from the references, then streams all of these past them.
@@ -147,10 +144,6 @@ def fit_boundaries(
         # NaN among references shows in the outputs, which are checked.
         return to_device(inputs, device), args
 
-    if n_boundaries is None:
-        _, output = view.values_and_output(*at([0], references.take([0])))
-        many = class_scores(output).shape[1] > _MANY
-        n_boundaries = _BOUNDARIES_OF_MANY if many else _BOUNDARIES
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     drawn = torch.randperm(n_references, generator=generator)[:n_boundaries]
     drawn = drawn.sort().values

@@ -62,7 +62,7 @@ from captum_margin.attr.representative.state import (
 __all__ = ["RepresentativeInterpretation"]
 
 # From _attribute_rows to who called attribute(), through its two decorators.
-_FROM_ATTRIBUTE = 4
+_FROM_ATTRIBUTE = 5
 
 
 class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
@@ -141,7 +141,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         *,
-        n_boundaries: int | None = None,
+        n_boundaries: int = 50,
         batch_size: int = 32,
         seed: int | None = None,
         show_progress: bool = False,
@@ -161,8 +161,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             attribute_to_layer_input (bool, optional): Whether the layer's input is
                 explained. Default: False
             n_boundaries (int, optional): Q, at most M are used. More separate classes
-                better, and take Q feature maps of memory. Default: None, 50, or 200 for
-                models of more than 100 classes
+                better, and take Q feature maps of memory. Default: 50
             batch_size (int, optional): References in a forward pass; a loader has its
                 own. Default: 32
             seed (int, optional): Seed of the sample. Default: None, the constructor's;
@@ -182,9 +181,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Cost: M + Q forward passes and Q forward and backward passes; memory for a
         batch, Q feature maps and M * Q numbers.
         """
-        if n_boundaries is not None and (
-            not isinstance(n_boundaries, int) or n_boundaries < 1
-        ):
+        if not isinstance(n_boundaries, int) or n_boundaries < 1:
             raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
         source = References(references, batch_size)
         warn_of_training(self.forward_func)

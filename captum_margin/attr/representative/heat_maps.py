@@ -31,7 +31,8 @@ def heat_maps(
         own (OwnEvidence, optional): Weights of each example's own score, and how much
             of the map is of the boundaries. Default: None, all of it; not for ``paper``
         relu_attributions (bool): Whether only channels that speak for the side of a
-            boundary count, and only what is positive of the map.
+            boundary count (in maps that are nowhere negative, as after a ReLU), and
+            only what is positive of the map.
         attr_dim_summation (bool): Whether channels are summed.
         paper (bool): Whether ``relu_attributions`` cuts off the map of each boundary
             instead, and scales it to a largest value of 1 before the mean.
@@ -60,11 +61,14 @@ def heat_maps(
         maps = (single / largest.where(largest > 0, 1)).sum(dim=1, keepdim=True)
         maps = maps / n_boundaries[:, :, None]
     else:
+        weights = orientation @ alpha
         if relu_attributions and not paper:
-            weights = orientation.clamp(min=0) @ alpha.clamp(min=0)
-            weights = weights + orientation.clamp(max=0) @ alpha.clamp(max=0)
-        else:
-            weights = orientation @ alpha
+            for_it = orientation.clamp(min=0) @ alpha.clamp(min=0)
+            for_it = for_it + orientation.clamp(max=0) @ alpha.clamp(max=0)
+            # Before an activation a channel of positive weight speaks against it
+            # wherever it is negative, and one of negative weight for it.
+            negative = (flat < 0).flatten(1).any(dim=1)[:, None]
+            weights = weights.where(negative, for_it)
         weights = weights / n_boundaries  # (B, K)
         if own is not None:
             share = own.representativeness[:, None].to(weights)

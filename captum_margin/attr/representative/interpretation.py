@@ -233,8 +233,9 @@ class Interpretation:
                 Whether the interpretation covers them is not asked here.
             additional_forward_args (Any, optional): As in Captum. Default: None
             relu_attributions (bool, optional): Only evidence for the class: the mean
-                is of :math:`\max(0, \alpha_{hk})`, :math:`a_k` stays as it is, and the
-                map is cut off below zero. Default: False
+                is of :math:`\max(0, \alpha_{hk})`, but for feature maps that are
+                negative somewhere, as before an activation; :math:`a_k` stays as it is,
+                and the map is cut off below zero. Default: False
             attr_dim_summation (bool, optional): Whether channels are summed.
                 Default: True
             paper (bool, optional): The paper's channel weights, plain means of W over

@@ -31,6 +31,7 @@ SIMILAR = "-similar"
 
 _N_SIMILAR = 4
 _NAME_LENGTH = 24
+_DEFAULT_BOUNDARIES = 50
 # What the method warns of, and the record says in the words of the command line.
 _WARNINGS = ("no sampled boundary separates", ".*too few to be representative")
 _N_NEAREST = 3
@@ -63,7 +64,7 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         try:
             explainer.fit(
                 references,
-                n_boundaries=args.n_boundaries,
+                n_boundaries=args.n_boundaries or _DEFAULT_BOUNDARIES,
                 seed=args.seed,
                 show_progress=show_progress,
             )
