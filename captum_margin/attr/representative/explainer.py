@@ -79,8 +79,15 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     (https://arxiv.org/abs/2108.06384).
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name and giving
-    references: images that the network knows, of any label, some hundreds of each class
-    that matters. Give it logits: where the network above the layer is piecewise linear
+    references: images that the network knows, some hundreds of each class that matters
+    where there are few classes. Of a network of 1,000, bring 20 or more images that it
+    predicts as each class to be explained, and as each that it should be told from;
+    others need none. REFERENCES
+    A polytope that covers fewer than 40 of its class has as much of Grad-CAM in its map
+    as it lacks, and one of fewer than 5 is warned of: see
+    :attr:`Interpretation.representativeness`.
+
+    Give it logits: where the network above the layer is piecewise linear
     (ReLU, pooling) boundaries are exact; else see :attr:`linearization_error`.
 
     Attributes:

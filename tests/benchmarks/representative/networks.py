@@ -12,11 +12,11 @@ on held-out pictures, when no reference is predicted as that class, and when som
   class: their likeness flatters the coverage. For the transformer all of the 500.
 
 Our rows are made with three draws of the boundaries. What is in ``--cache`` is not made
-again; ``--report`` writes the key of the network in the JSON, the others stay.
+again; ``--report``, in a second call, writes the network's key in the JSON and leaves
+those of the others.
 
     export CAPTUM_MARGIN_DATA=... VIT_WEIGHTS=...
     python -m tests.benchmarks.representative.networks --network vit --cache DIR
-    python -m tests.benchmarks.representative.networks --network vit --cache DIR --report
 """
 
 from __future__ import annotations
