@@ -82,7 +82,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     references: images that the network knows, some hundreds of each class that matters
     where there are few classes. Of a network of 1,000, bring 20 or more images that it
     predicts as each class to be explained, and as each that it should be told from;
-    others need none. Measured with SqueezeNet and EfficientNet-Lite0 and ten classes: of
+    others need none. Measured with SqueezeNet and EfficientNet-Lite0, ten classes: of
     20 crops and mirror images of each, among 490 photographs of other classes, a
     polytope covers 81% and 71% of those predicted as its class, with purity 1.00; of 5
     it covers 3, with purity 1.00 and 0.84; of none it covers none, or one other. (They
