@@ -266,7 +266,8 @@ def run(name: NetworkName, cache: Path, purpose: Any, limit: int) -> None:
 
 
 def _path(cache: Path, network: str, purpose: str, setting: str, name: str) -> Path:
-    return cache / f"{network}.{purpose}.{setting}.{name}.json"
+    # Names of the transformer's pictures are of a folder and a file.
+    return cache / f"{network}.{purpose}.{setting}.{name.replace('/', '-')}.json"
 
 
 def report(name: NetworkName, cache: Path, purpose: Any, out: Path) -> None:
