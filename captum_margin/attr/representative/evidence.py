@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 # References predicted alike from which a polytope stands for its class alone. With 20
-# of each of ten ImageNet classes, half of each explains better than either: insertion
-# minus deletion of .419 on EfficientNet, Grad-CAM .408, the boundaries .391.
+# crops of each of ten ImageNet classes, insertion minus deletion of this / Grad-CAM's /
+# the boundaries' maps: .500 / .495 / .456 on SqueezeNet, .446 / .446 / .382 on
+# EfficientNet-Lite0; and the maps of two draws of the boundaries agree.
 _WHOLE = 40
 # Below this it is not called representative.
 _FEW = 5
