@@ -19,7 +19,7 @@ from captum_margin._model.captum import (
 )
 from captum_margin._model.hooks import check_hooks, eager, layer_name
 
-__all__ = ["LayerView", "class_scores", "margins", "target_classes"]
+__all__ = ["LayerView", "class_scores", "margins", "own_scores", "target_classes"]
 
 
 def class_scores(output: Tensor) -> Tensor:
@@ -60,6 +60,17 @@ def margins(scores: Tensor, classes: Tensor | None = None) -> Tensor:
     own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, classes[:, None], True)
     others = scores.masked_fill(own, -torch.inf).amax(dim=1)
     return scores.gather(1, classes[:, None])[:, 0] - others
+
+
+def own_scores(output: Tensor, classes: Tensor) -> Tensor:
+    """What Grad-CAM explains: the score of each row's class alone, (B,).
+
+    With one score a row: the score for class 1, its negative for class 0.
+    """
+    scores = class_scores(output)
+    if output[0].numel() == 1:
+        return margins(scores, classes)
+    return scores.gather(1, classes[:, None])[:, 0]
 
 
 class LayerView:
@@ -191,10 +202,13 @@ class LayerView:
         args: object = None,
         classes: Tensor | None = None,
         grad_kwargs: dict[str, Any] | None = None,
+        *,
+        own: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of the margins to the feature maps; these; the class scores.
 
-        ``classes`` are those of :func:`margins`.
+        ``classes`` are those of :func:`margins`; with ``own`` the gradients are those
+        of :func:`own_scores`, which needs classes.
         """
         found: list[Tensor] = []
 
@@ -202,6 +216,8 @@ class LayerView:
             output = self.forward_func(*arguments)
             check_output(output)
             found.append(class_scores(output))
+            if own and classes is not None:
+                return own_scores(output, classes)
             return margins(found[0], classes)
 
         # Captum looks here for the order of the devices.

@@ -80,6 +80,7 @@ _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
 _HUMAN = "python -m tests.benchmarks.label_noise.human"
 _SCALE = "python -m tests.benchmarks.scale.bench"
+_NETWORKS = "python -m tests.benchmarks.representative.networks --cache DIR/networks"
 _ACTIVE = "python -m tests.benchmarks.active_learning.bench --cache DIR/active"
 # Results that take several commands, or one that the record does not tell in full.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -113,6 +114,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             "equality",
             "report",
         )
+    ),
+    "representative_networks": tuple(
+        f"{_NETWORKS} --network {name}{report}"
+        for name in ("squeezenet", "efficientnet", "vit")
+        for report in ("", " --report")
     ),
     "influence_cost": ("python -m tests.benchmarks.influence_cost.bench --again",),
     "representative_cost": (

@@ -156,6 +156,7 @@ def test_record_and_pictures(run, photograph, folder, weights, tmp_path):
         "n_predicted_alike": N_EACH,
         "n_covered": N_EACH,
         "purity": 1.0,
+        "representativeness": N_EACH / 40,
         "tau": 0,
         "own_boundary": False,
     }
@@ -279,6 +280,22 @@ def test_references_of_one_class_leave_the_images_own_boundary(
     assert record["interpretation"]["own_boundary"] is True
     assert record["settings"]["n_boundaries"] == N_EACH  # there are no more
     assert "own boundary" in record["note"] and record["note"] in output
+    assert record["further_pictures"] == ["photo-similar.png"]
+
+
+def test_references_without_the_class_name_those_nearest(
+    run, photograph, folder, tmp_path
+):
+    shutil.rmtree(folder / "deep")  # the red ones
+    status, output, error = run(photograph)
+    assert (status, error) == (0, "")
+    record = read_record(tmp_path)
+    found = record["interpretation"]
+    assert (found["n_predicted_alike"], found["purity"]) == (0, 0.0)
+    assert found["representativeness"] == 0.0
+    note = record["note"]
+    assert note.endswith("nearest classes among the references: hen")
+    assert note in output and "Grad-CAM's" in note
     assert record["further_pictures"] == ["photo-similar.png"]
 
 

@@ -247,12 +247,39 @@ def scaled_channels(alpha, psi, summation):
     return scaled.sum(axis=0, keepdims=True) if summation else scaled
 
 
-def heat_map(weights, own, psi, activity, relu=False, summation=True):
-    """Heat map of one feature map (K, ...) under chosen boundaries."""
-    alphas = channel_weights(weights, own, activity)
-    if relu:  # channels that speak for the side of the boundary
-        alphas = np.where(alphas > 0, alphas, 0.0)
-    mean = scaled_channels(alphas.mean(axis=0), psi, summation)
+def own_evidence(net, psi, target):
+    """Grad-CAM's channel weights at a feature map, (K,): plain means of the gradient.
+
+    Of the target's score alone; with one score a row that of class 1, or its negative.
+    """
+    matrix, _ = linear_region(net, psi)
+    sign = 1
+    if len(matrix) == 1:
+        sign, target = (1 if target == 1 else -1), 0
+    return sign * matrix[target].reshape(len(psi), -1).mean(axis=1)
+
+
+def representativeness(n_alike, n_boundaries):
+    """How far a polytope stands for its class: a fortieth for each reference of it."""
+    return min(n_alike, 40) / 40 if n_boundaries else 0.0
+
+
+def heat_map(weights, own, psi, activity, relu=False, summation=True, beside=None):
+    """Heat map of one feature map (K, ...) under chosen boundaries.
+
+    ``beside``: Grad-CAM's channel weights at the explained image, and how far the
+    polytope stands for its class.
+    """
+    alpha = np.zeros(len(psi))
+    if len(weights):
+        alphas = channel_weights(weights, own, activity)
+        if relu and np.min(psi) >= 0:  # channels that speak for the boundary's side
+            alphas = np.where(alphas > 0, alphas, 0.0)
+        alpha = alphas.mean(axis=0)
+    if beside is not None:
+        alone, share = beside
+        alpha = alpha * share + alone * (1 - share)
+    mean = scaled_channels(alpha, psi, summation)
     return np.where(mean > 0, mean, 0.0) if relu else mean
 
 

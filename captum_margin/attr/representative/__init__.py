@@ -11,6 +11,7 @@ from captum_margin.attr.representative.explainer import RepresentativeInterpreta
 from captum_margin.attr.representative.interpretation import (
     Boundaries,
     Interpretation,
+    NearestClasses,
     RepresentativeDetails,
     SimilarReferences,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Group",
     "Interpretation",
     "InterpretationBank",
+    "NearestClasses",
     "RepresentativeDetails",
     "RepresentativeInterpretation",
     "SimilarReferences",

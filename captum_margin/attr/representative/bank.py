@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_margin._model.captum import format_inputs, select_rows
 from captum_margin._model.layer_view import LayerView, class_scores
 from captum_margin.attr.representative.boundaries import BoundaryTable
+from captum_margin.attr.representative.evidence import OwnEvidence
 from captum_margin.attr.representative.heat_maps import heat_maps
 from captum_margin.attr.representative.interpretation import Interpretation
 from captum_margin.attr.representative.references import (
@@ -44,7 +45,7 @@ class BankReport(NamedTuple):
         n_pure (int): Of these, images predicted as that interpretation's class.
         coverage (float): ``n_covered / n``.
         coverage_interval (tuple[float, float]): Its 95% confidence interval (Wilson).
-        purity (float): ``n_pure / n_covered``; NaN if none is covered.
+        purity (float): ``n_pure / n_covered``; 0 if none is covered.
         purity_interval (tuple[float, float]): Its 95% confidence interval (Wilson);
             (0, 1) if none is covered.
     """
@@ -229,6 +230,7 @@ class InterpretationBank:
             self._view.channels(values),
             alpha.to(values.device),
             self._orientation.to(values.device)[which],
+            None if paper else self._evidence(alpha, which),
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
             paper=paper,
@@ -279,7 +281,7 @@ class InterpretationBank:
             n_pure=n_pure,
             coverage=n_covered / n,
             coverage_interval=_wilson(n_covered, n),
-            purity=n_pure / n_covered if n_covered else float("nan"),
+            purity=n_pure / max(1, n_covered),
             purity_interval=_wilson(n_pure, n_covered),
         )
 
@@ -298,6 +300,24 @@ class InterpretationBank:
         for one in self.interpretations:
             alone[one.covered] = False
         return Atlas(groups, alone.nonzero()[:, 0])
+
+    def _evidence(self, like: Tensor, which: Tensor) -> OwnEvidence | None:
+        """What some interpretations have beside boundaries, for each of B images."""
+        alphas = [one._own_alpha for one in self.interpretations]
+        if all(alpha is None for alpha in alphas):
+            return None
+        nothing = like.new_zeros(like.shape[1])
+        stacked = torch.stack([nothing if a is None else a.to(like) for a in alphas])
+        share = torch.tensor(
+            [
+                1.0 if a is None else one.representativeness
+                for one, a in zip(self.interpretations, alphas, strict=True)
+            ],
+            dtype=like.dtype,
+        )
+        return OwnEvidence(
+            stacked.to(which.device)[which], share.to(which.device)[which]
+        )
 
     def _values(
         self, images: Tensor | tuple[Tensor, ...], additional_forward_args: object

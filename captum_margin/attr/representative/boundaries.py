@@ -136,10 +136,6 @@ def fit_boundaries(
     and M * Q numbers in memory.
     """
     n_references = len(references)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(n_references, generator=generator)[:n_boundaries]
-    drawn = drawn.sort().values
-    progress.reset(total=n_references + len(drawn))
     device = view.device()
 
     def at(indices: list[int], inputs: tuple[Tensor, ...]) -> tuple[Any, Any]:
@@ -148,6 +144,10 @@ def fit_boundaries(
         # NaN among references shows in the outputs, which are checked.
         return to_device(inputs, device), args
 
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(n_references, generator=generator)[:n_boundaries]
+    drawn = drawn.sort().values
+    progress.reset(total=n_references + len(drawn))
     batch_size = references.loader.batch_size or 1
     weights, biases, errors, executions = [], [], [], 0
     for chunk in drawn.split(batch_size):

@@ -35,6 +35,13 @@ from captum_margin.attr.representative.boundaries import (
     fit_boundaries,
     hyperplanes,
 )
+from captum_margin.attr.representative.evidence import (
+    OwnEvidence,
+    is_of_few,
+    representativeness,
+    warn_of_few,
+    warn_of_own_boundary,
+)
 from captum_margin.attr.representative.heat_maps import heat_maps
 from captum_margin.attr.representative.interpretation import (
     Boundaries,
@@ -54,6 +61,9 @@ from captum_margin.attr.representative.state import (
 
 __all__ = ["RepresentativeInterpretation"]
 
+# From _attribute_rows to who called attribute(), through its two decorators.
+_FROM_ATTRIBUTE = 5
+
 
 class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     r"""Heat maps of a layer that are shared by all images decided alike.
@@ -69,8 +79,20 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
     (https://arxiv.org/abs/2108.06384).
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name and giving
-    references: images that the network knows, of any label, some hundreds of each class
-    that matters. Give it logits: where the network above the layer is piecewise linear
+    references: images that the network knows, some hundreds of each class that matters
+    where there are few classes. Of a network of 1,000, bring 20 or more images that it
+    predicts as each class to be explained, and as each that it should be told from;
+    others need none. Measured with SqueezeNet and EfficientNet-Lite0, ten classes: of
+    20 crops and mirror images of each, among 490 photographs of other classes, a
+    polytope covers 81% and 71% of those predicted as its class, with purity 1.00; of 5
+    it covers 3, with purity 1.00 and 0.84; of none it covers none, or one other. (They
+    are crops of what is explained: other photographs of a class are less alike.)
+
+    A polytope that covers fewer than 40 of its class has as much of Grad-CAM in its map
+    as it lacks, and one of fewer than 5 is warned of: see
+    :attr:`Interpretation.representativeness`.
+
+    Give it logits: where the network above the layer is piecewise linear
     (ReLU, pooling) boundaries are exact; else see :attr:`linearization_error`.
 
     Attributes:
@@ -89,6 +111,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        seed: int | None = None,
     ) -> None:
         """Makes an explainer of a model at a layer.
 
@@ -105,6 +128,12 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             reshape_transform (Callable, optional): A linear function from the layer's
                 output to (B, K, h, w), for layers of tokens, (B, tokens, K), such as
                 :func:`~captum_margin.attr.tokens_to_maps`. Default: None
+            seed (int, optional): Seed of the sample of boundaries, as :meth:`fit`'s,
+                for references given here. Default: None, it is drawn from torch's
+                global generator
+
+        Raises:
+            TypeError: If the seed is no whole number.
         """
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         self.layer: Any = layer  # None until it is chosen
@@ -112,7 +141,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         self.reshape_transform = reshape_transform
         self.references = references
         self._batch_size = 32
-        self._fit_options: dict[str, Any] = {}  # of fit_boundaries
+        self.seed = _checked_seed(seed)
+        self._fit_options: dict[str, Any] = {"seed": seed}  # of fit_boundaries
         # One table for each layer (and its input) asked for: Captum's TCAV changes
         # the layer from call to call.
         self._tables: list[tuple[nn.Module, bool, BoundaryTable]] = []
@@ -146,8 +176,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 better, and take Q feature maps of memory. Default: 50
             batch_size (int, optional): References in a forward pass; a loader has its
                 own. Default: 32
-            seed (int, optional): Seed of the sample. Default: None, it is drawn from
-                torch's global generator, so that ``torch.manual_seed`` repeats it
+            seed (int, optional): Seed of the sample. Default: None, the constructor's;
+                without one it is drawn from torch's global generator, so that
+                ``torch.manual_seed`` repeats it
             show_progress (bool, optional): Shows a progress bar over the references.
                 Default: False
 
@@ -170,7 +201,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         options = {
             "additional_forward_args": additional_forward_args,
             "n_boundaries": n_boundaries,
-            "seed": seed,
+            "seed": self.seed if seed is None else _checked_seed(seed),
         }
         table = self._fit_table(
             source, attribute_to_layer_input, options, show_progress
@@ -293,9 +324,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         one = _interpretation_of(
             view, table, projections, predicted, inputs, additional_forward_args
         )
-        if one.own_boundary:
-            _warn_of_own_boundary(1)
-        return replace(one, _references=self._references())
+        _warn_of_poor([one], stacklevel=2)
+        scores = class_scores(output)[0].cpu()
+        return replace(one, _references=self._references(), _scores=scores)
 
     def bank(
         self,
@@ -480,20 +511,31 @@ def _attribute_rows(
         "paper": paper,
     }
     details = _details(table, polytopes, predicted, classes, settings)
-    own_weights: list[Tensor] = []
-    orientation = polytopes
-    alone = details.own_boundary.nonzero()[:, 0]
-    if len(alone):
-        _warn_of_own_boundary(len(alone))
-        rows, args = take_rows(inputs, additional_forward_args, alone)
-        own_classes = classes[alone.to(classes.device)]
-        gradients, _, _ = view.gradients(rows, args, own_classes, grad_kwargs)
-        own_weights.append(gradients.to(table.weight.dtype))
-        orientation = _with_own_boundaries(polytopes, alone)
+    alone, poor = details.own_boundary, is_of_few(details.representativeness)
+    warn_of_own_boundary(int(alone.sum()), _FROM_ATTRIBUTE)
+    warn_of_few(int((poor & ~alone).sum()), _FROM_ATTRIBUTE)
+    needed = alone if paper else details.representativeness < 1
+    needed = needed.nonzero()[:, 0]
+    normals: list[Tensor] = []
+    orientation, own = polytopes, None
+    if len(needed):
+        rows, args = take_rows(inputs, additional_forward_args, needed)
+        asked = classes[needed.to(classes.device)]
+        gradients, _, _ = view.gradients(rows, args, asked, grad_kwargs, own=not paper)
+        gradients = gradients.to(table.weight.dtype)
+        if paper:
+            normals.append(gradients)
+            orientation = _with_own_boundaries(polytopes, needed)
+        else:
+            alpha = view.channel_weights(gradients)
+            of_all = alpha.new_zeros(len(polytopes), alpha.shape[1])
+            of_all[needed.to(alpha.device)] = alpha
+            own = OwnEvidence(of_all, details.representativeness)
     maps = heat_maps(
         view.channels(values),
-        table.channel_weights(view, own_weights, paper).to(values.device),
+        table.channel_weights(view, normals, paper).to(values.device),
         orientation,
+        own,
         relu_attributions=relu_attributions,
         attr_dim_summation=attr_dim_summation,
         paper=paper,
@@ -544,16 +586,21 @@ def _details(
 ) -> RepresentativeDetails:
     """Whose maps the polytopes (B, Q) stand for."""
     covered = [table.covered(row) for row in polytopes]
-    purity = [
-        (table.classes[within] == asked).float().mean()
-        for within, asked in zip(covered, classes.tolist(), strict=True)
-    ]
+    n_covered = torch.tensor([len(within) for within in covered])
+    n_alike = torch.stack(
+        [
+            (table.classes[within] == asked).sum()
+            for within, asked in zip(covered, classes.tolist(), strict=True)
+        ]
+    )
+    own_boundary = (polytopes == 0).all(dim=1)
     return RepresentativeDetails(
         predicted=predicted,
         covered=tuple(covered),
-        purity=torch.stack(purity),
+        purity=n_alike / n_covered.clamp(min=1),
+        representativeness=representativeness(n_alike, own_boundary),
         boundaries=tuple(table.reference[row.nonzero()[:, 0]] for row in polytopes),
-        own_boundary=(polytopes == 0).all(dim=1),
+        own_boundary=own_boundary,
         settings=settings,
     )
 
@@ -594,11 +641,22 @@ def _interpretation_of(
     covered = torch.from_numpy(polytope.covered)
     chosen = torch.from_numpy(polytope.chosen)
     own_boundary = len(chosen) == 0
+    alike = int((table.classes[covered] == predicted).sum())
+    stands = representativeness(torch.tensor([alike]), torch.tensor([own_boundary]))
+    # Without its image an interpretation of few is under its boundaries alone.
+    if inputs is None and (own_boundary or (stands < 1 and references is not None)):
+        inputs, additional_forward_args = _read(
+            view, references, reference, additional_forward_args
+        )
+    own_alpha = None
+    if inputs is not None and stands < 1:
+        classes = torch.tensor([predicted], device=view.device())
+        gradients, _, _ = view.gradients(
+            inputs, additional_forward_args, classes, own=True
+        )
+        own_alpha = view.channel_weights(gradients.to(table.weight.dtype))[0]
     if own_boundary:
-        if inputs is None:
-            inputs, additional_forward_args = _read(
-                view, references, reference, additional_forward_args
-            )
+        assert inputs is not None
         gradients, values, scores = view.gradients(inputs, additional_forward_args)
         weight, bias = hyperplanes(gradients, values, margins(scores))
         boundaries = Boundaries(
@@ -611,18 +669,19 @@ def _interpretation_of(
             table.reference[chosen],
             torch.from_numpy(side)[chosen],
         )
-    alike = int((table.classes[covered] == predicted).sum())
     return Interpretation(
         boundaries=boundaries,
         predicted=predicted,
         covered=covered,
-        purity=alike / len(covered) if len(covered) else float("nan"),
+        purity=alike / max(1, len(covered)),
+        representativeness=float(stands),
         tau=int(polytope.tau),
         own_boundary=own_boundary,
         _view=view,
         _table=table,
         _chosen=chosen,
         _projections=projections,
+        _own_alpha=own_alpha,
         _references=references,
         _image=None if inputs is None else inputs[0],
         _reference=reference,
@@ -675,9 +734,7 @@ def _make_bank(
         )
         for center in centers.tolist()
     ]
-    n_alone = sum(one.own_boundary for one in interpretations)
-    if n_alone:
-        _warn_of_own_boundary(n_alone)
+    _warn_of_poor(interpretations, stacklevel=3)
     order = sorted(
         range(len(centers)),
         key=lambda i: (-interpretations[i].purity, -len(interpretations[i].covered)),
@@ -700,12 +757,21 @@ def _centers(table: BoundaryTable, predicted: int, n_centers: int, seed: int) ->
     return members[torch.from_numpy(np.unique(nearest))]
 
 
-def _warn_of_own_boundary(n_examples: int) -> None:
-    """Says that some inputs have no polytope."""
-    warnings.warn(
-        f"no sampled boundary separates {n_examples} of the inputs from the references "
-        "predicted otherwise: they are explained by their own boundary, which no other "
-        "image shares; give references of several predicted classes, or more "
-        "n_boundaries",
-        stacklevel=4,
-    )
+def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) -> None:
+    """Says how many interpretations stand for no or few references."""
+    shares = torch.tensor([one.representativeness for one in interpretations])
+    few = is_of_few(shares).tolist()
+    poor = [one for one, of_few in zip(interpretations, few, strict=True) if of_few]
+    warn_of_own_boundary(sum(one.own_boundary for one in poor), stacklevel + 1)
+    poor = [one for one in poor if not one.own_boundary]
+    without_images = any(one._own_alpha is None for one in poor)
+    warn_of_few(len(poor), stacklevel + 1, without_images)
+
+
+def _checked_seed(seed: int | None) -> int | None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise TypeError(
+            f"expected the seed as a whole number or None (got {seed!r}); a torch "
+            "generator has one: generator.initial_seed()"
+        )
+    return seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_margin._model.captum import format_inputs
 from captum_margin._model.layer_view import LayerView
 from captum_margin.attr.representative.boundaries import BoundaryTable
+from captum_margin.attr.representative.evidence import OwnEvidence
 from captum_margin.attr.representative.heat_maps import heat_maps
 from captum_margin.attr.representative.references import References, to_device
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Boundaries",
     "Interpretation",
+    "NearestClasses",
     "RepresentativeDetails",
     "SimilarReferences",
 ]
@@ -45,6 +47,21 @@ class Boundaries(NamedTuple):
     side: Tensor
 
 
+class NearestClasses(NamedTuple):
+    """Classes that references are predicted as: :meth:`Interpretation.nearest_classes`.
+
+    Args:
+        classes (Tensor): The classes, int64 (k,).
+        scores (Tensor): What the model gives the explained image for each, descending,
+            (k,).
+        n_references (Tensor): How many references are predicted as each, int64 (k,).
+    """
+
+    classes: Tensor
+    scores: Tensor
+    n_references: Tensor
+
+
 class SimilarReferences(NamedTuple):
     """Covered references, the most similar first: :meth:`Interpretation.similar`.
 
@@ -67,8 +84,10 @@ class RepresentativeDetails:
         predicted (Tensor): The class that each example is predicted as, int64 (B,).
         covered (tuple[Tensor, ...]): For each example the indices of the references
             within the polytope of its map, ascending, int64 (n,).
-        purity (Tensor): Share of these that are predicted as the target, (B,); NaN if
-            there are none.
+        purity (Tensor): Share of these that are predicted as the target, (B,); 0 if
+            there are none, for then nothing speaks for it.
+        representativeness (Tensor): How far each polytope stands for the target, from
+            0 to 1, see :class:`Interpretation`, (B,).
         boundaries (tuple[Tensor, ...]): For each example the boundaries of that
             polytope, by the references they were taken at, int64 (P,).
         own_boundary (Tensor): Whether an example had no polytope, so that its map is
@@ -79,14 +98,16 @@ class RepresentativeDetails:
     predicted: Tensor
     covered: tuple[Tensor, ...]
     purity: Tensor
+    representativeness: Tensor
     boundaries: tuple[Tensor, ...]
     own_boundary: Tensor
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """A dict of what a saved :class:`captum_margin.Explanation` keeps of it."""
-        names = ("predicted", "covered", "purity", "boundaries", "own_boundary")
-        return {name: getattr(self, name) for name in names}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["settings"]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +123,11 @@ class Interpretation:
         boundaries (Boundaries): The P boundaries chosen, in the order of their choice.
         predicted (int): The class that the explained image is predicted as.
         covered (Tensor): Indices of the references covered, ascending, int64 (n,).
-        purity (float): Share of these that are predicted alike; NaN if there are none.
+        purity (float): Share of these that are predicted alike; 0 if there are none,
+            for then nothing speaks for it.
+        representativeness (float): How far the polytope stands for its class, from 0 to
+            1: a fortieth for each reference covered that is predicted alike, at most 1;
+            0 without a sampled boundary. The rest of the map is Grad-CAM's.
         tau (int): How many references predicted otherwise no sampled boundary tells
             from the explained image; they are covered, whatever is chosen.
         own_boundary (bool): True if no sampled boundary was of use: the boundary is
@@ -135,22 +160,28 @@ class Interpretation:
     predicted: int
     covered: Tensor
     purity: float
+    representativeness: float
     tau: int
     own_boundary: bool
     _view: LayerView
     _table: BoundaryTable
     _chosen: Tensor  # boundaries of the table that bound it, (P,), none if own_boundary
     _projections: Tensor  # of the explained image, to all boundaries of the table, (Q,)
+    _own_alpha: Tensor | None  # channel weights of its class's own score, (K,)
     _references: References | None
     _image: Tensor | None  # None: the reference of index _reference
     _reference: int | None
+    _scores: Tensor | None = None  # of all classes, (C,), if they are known
 
     def __repr__(self) -> str:
-        """The figures in one line."""
+        """The figures in one line; the nearest classes if it has no reference."""
+        nearest = ""
+        if self._is_missing() and self._scores is not None:
+            nearest = f", nearest_classes={self.nearest_classes(3).classes.tolist()}"
         return (
             f"Interpretation(predicted={self.predicted}, "
             f"boundaries={len(self.boundaries.bias)}, covered={len(self.covered)}, "
-            f"purity={self.purity:.3f}, tau={self.tau})"
+            f"purity={self.purity:.3f}, tau={self.tau}{nearest})"
         )
 
     def covers(
@@ -191,22 +222,26 @@ class Interpretation:
         side, and :math:`\bar\psi` the mean of :math:`|\psi|` over the references, the
         channel weights are :math:`\alpha_{hk} = \sum_{ij} W_{hkij} \bar\psi_{kij} /
         \sum_{ij} \bar\psi_{kij}`: positions count as they are active, and channel k
-        contributes what it does to the boundary. The map is the mean over h of
-        :math:`\sum_k \alpha_{hk} \psi_k`.
+        contributes what it does to the boundary. The map is
+        :math:`\sum_k ((1 - \lambda) a_k + \lambda \, \mathrm{mean}_h \alpha_{hk})
+        \psi_k`, with :math:`\lambda` the :attr:`representativeness` and :math:`a_k`
+        Grad-CAM's weights at the explained image: a polytope that holds nothing of its
+        class explains as Grad-CAM, one that holds forty of it by its boundaries alone.
 
         Args:
             images (Tensor or tuple[Tensor, ...]): Inputs of the model, B examples.
                 Whether the interpretation covers them is not asked here.
             additional_forward_args (Any, optional): As in Captum. Default: None
             relu_attributions (bool, optional): Only evidence for the class: the mean
-                is of :math:`\max(0, \alpha_{hk})`, and the map is cut off below zero.
-                Default: False
+                is of :math:`\max(0, \alpha_{hk})`, but for feature maps that are
+                negative somewhere, as before an activation; :math:`a_k` stays as it is,
+                and the map is cut off below zero. Default: False
             attr_dim_summation (bool, optional): Whether channels are summed.
                 Default: True
             paper (bool, optional): The paper's channel weights, plain means of W over
                 positions. With ``relu_attributions`` each boundary's map is cut off
                 below zero and scaled to a largest value of 1 before the mean over h.
-                Default: False
+                Nothing but boundaries counts. Default: False
 
         Returns:
             *Tensor* of **attributions**, (B, 1, h, w), or (B, K, h, w) without the
@@ -223,10 +258,18 @@ class Interpretation:
             values,
             alpha.to(values.device),
             orientation,
+            None if paper else self._own(len(values)),
             relu_attributions=relu_attributions,
             attr_dim_summation=attr_dim_summation,
             paper=paper,
         )
+
+    def _own(self, n_examples: int) -> OwnEvidence | None:
+        """The evidence beside the boundaries, the same for each image."""
+        if self._own_alpha is None:
+            return None
+        share = self._own_alpha.new_full((n_examples,), self.representativeness)
+        return OwnEvidence(self._own_alpha.expand(n_examples, -1), share)
 
     def similar(self, k: int = 10) -> SimilarReferences:
         r"""The covered references most similar to the explained image.
@@ -252,6 +295,40 @@ class Interpretation:
         distances, order = differences.abs().sum(dim=1).sort(stable=True)
         return SimilarReferences(self.covered[order[:k]], distances[:k])
 
+    def nearest_classes(self, k: int = 5) -> NearestClasses:
+        """The classes of references that the model takes the explained image for most.
+
+        Where no reference is predicted as the image's own class, they say which of the
+        classes at hand come next, so which others its polytope lies among.
+
+        Args:
+            k (int, optional): How many; fewer if references are predicted as fewer.
+                Default: 5
+
+        Returns:
+            NearestClasses: Classes, scores of the image, and numbers of references; the
+            first is the image's own class if any reference is predicted so.
+
+        Raises:
+            ValueError: If ``k`` is below 1, or the interpretation is a bank's: then it
+                is of a reference, whose class is among them.
+        """
+        if k < 1:
+            raise ValueError(f"expected k of at least 1 (got {k})")
+        if self._scores is None:
+            raise ValueError(
+                "expected an interpretation of an image (got a bank's, of a reference);"
+                " make it by RepresentativeInterpretation.interpret"
+            )
+        classes, counts = self._table.classes.unique(return_counts=True)
+        order = self._scores[classes].argsort(descending=True, stable=True)[:k]
+        classes = classes[order]
+        return NearestClasses(classes, self._scores[classes], counts[order])
+
+    def _is_missing(self) -> bool:
+        """Whether no reference is predicted as the class."""
+        return not bool((self._table.classes == self.predicted).any())
+
     def plot(
         self,
         k: int = 4,
@@ -261,6 +338,9 @@ class Interpretation:
         std: list[float] | None = None,
     ) -> Figure:
         """The image, the most similar covered references, and their heat maps.
+
+        Where no reference is predicted as the image's class, the heading names the
+        nearest of the classes that some are.
 
         Args:
             k (int, optional): How many references. Default: 4
@@ -304,6 +384,9 @@ class Interpretation:
             f"{self.purity:.0%} predicted alike, "
             f"{n_boundaries} {'boundary' if n_boundaries == 1 else 'boundaries'}"
         )
+        if self._is_missing() and self._scores is not None:
+            nearest = ", ".join(map(str, self.nearest_classes(3).classes.tolist()))
+            heading += f"\nno reference of the class; nearest classes: {nearest}"
         return plot_heat_maps(images, maps, titles, heading, mean, std)
 
     def _others_like_it(self, k: int) -> SimilarReferences:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captum.attr import LayerAttribution
 from torch import Tensor
@@ -31,10 +30,13 @@ if TYPE_CHECKING:
 SIMILAR = "-similar"
 """Ending of the picture of the most similar references."""
 
-_DEFAULT_BOUNDARIES = 50
 _N_SIMILAR = 4
 _NAME_LENGTH = 24
-_OWN_BOUNDARY = "no sampled boundary separates"  # how the method's warning begins
+_DEFAULT_BOUNDARIES = 50
+# What the method warns of, and the record says in the words of the command line.
+_WARNINGS = ("no sampled boundary separates", ".*too few to be representative")
+_N_NEAREST = 3
+_FEW = 5  # references of the class: fewer are not representative
 
 
 def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
@@ -59,13 +61,12 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     explainer = RepresentativeInterpretation(
         model, layer.module, reshape_transform=layer.reshape
     )
-    n_boundaries = min(args.n_boundaries or _DEFAULT_BOUNDARIES, len(references))
     started = time.perf_counter()
     with Passes(model) as passes:
         try:
             explainer.fit(
                 references,
-                n_boundaries=n_boundaries,
+                n_boundaries=args.n_boundaries or _DEFAULT_BOUNDARIES,
                 seed=args.seed,
                 show_progress=show_progress,
             )
@@ -80,13 +81,14 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
         "forward_passes": passes.n,
         "linearization_error": explainer.linearization_error,
     }
-    classes = explainer.state_dict()["classes"]  # that the references are predicted as
+    state = explainer.state_dict()
+    classes = state["classes"]  # that the references are predicted as
     settings = {
         "layer": layer.name,
         "layer_shape": list(layer.shape),
         "references": str(args.references),
         "n_references": len(references),
-        "n_boundaries": n_boundaries,
+        "n_boundaries": len(state["bias"]),
         "relu_attributions": True,
         "seed": args.seed,
     }
@@ -94,12 +96,13 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     def explain(image: Tensor, target: int) -> Explained:
         started = time.perf_counter()
         with Passes(model) as passes:
-            one, maps, own_boundary = _interpret(explainer, image, target)
+            one, maps, support = _interpret(explainer, image, target)
         seconds = time.perf_counter() - started
         maps = LayerAttribution.interpolate(maps, image.shape[2:], "bilinear")
         name = classifier.categories[target]
         n_alike = int((classes == target).sum())
-        note = _note(one, own_boundary, name, n_alike)
+        n_within = int((classes[support.covered] == target).sum())
+        note = _note(one, support, n_within, classifier.categories, target, n_alike)
         record: dict[str, Any] = {"fit": fit, "interpretation": None, "note": note}
         lines = [] if note is None else [note]
         pictures = {}
@@ -127,45 +130,86 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     return explain
 
 
+class _Support(NamedTuple):
+    """What the map of an image rests on.
+
+    Args:
+        own_boundary (bool): Whether no sampled boundary separates the image.
+        representativeness (float): How far the interpretation stands for its class.
+        covered (Tensor): The references that it covers.
+    """
+
+    own_boundary: bool
+    representativeness: float
+    covered: Tensor
+
+
 def _interpret(
     explainer: RepresentativeInterpretation, image: Tensor, target: int
-) -> tuple[Interpretation | None, Tensor, bool]:
-    """The interpretation, the layer's map, and whether it is under its own boundary.
+) -> tuple[Interpretation | None, Tensor, _Support]:
+    """The interpretation, the layer's map, and what it rests on.
 
     An image that is not predicted as the target has no interpretation for it: its map
     is the one that the method makes from a similar reference.
     """
     with warnings.catch_warnings():
-        # It is said in the record instead, in the words of the command line.
-        warnings.filterwarnings("ignore", _OWN_BOUNDARY)
+        for message in _WARNINGS:
+            warnings.filterwarnings("ignore", message)
         one = explainer.interpret(image)
         if one.predicted == target:
             maps = one.attribute(image, relu_attributions=True)
-            return one, maps, one.own_boundary
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        maps = explainer.attribute(image, target=target, relu_attributions=True)
-    own_boundary = any(re.match(_OWN_BOUNDARY, str(w.message)) for w in caught)
-    return None, maps, own_boundary
+            return (
+                one,
+                maps,
+                _Support(one.own_boundary, one.representativeness, one.covered),
+            )
+        maps, details = explainer.attribute(
+            image, target=target, relu_attributions=True, return_details=True
+        )
+    return (
+        None,
+        maps,
+        _Support(
+            bool(details.own_boundary),
+            float(details.representativeness),
+            details.covered[0],
+        ),
+    )
 
 
 def _note(
-    one: Interpretation | None, own_boundary: bool, name: str, n_alike: int
+    one: Interpretation | None,
+    support: _Support,
+    n_within: int,
+    categories: Sequence[str],
+    target: int,
+    n_alike: int,
 ) -> str | None:
     """What is out of the ordinary, if anything is."""
-    parts = []
+    parts, name = [], categories[target]
     if one is None:
         parts.append(f"no picture of similar references: {name} is not predicted")
-    if own_boundary:
+    if support.own_boundary:
         parts.append(
-            "the map is under the image's own boundary: no sampled one separates it "
-            f"from other classes ({n_alike} references are predicted as {name})"
+            "the image has only its own boundary, and the map is Grad-CAM's: no "
+            "sampled one separates it from other classes "
+            f"({n_alike} references are predicted as {name})"
         )
     elif one is None:
         parts.append(
             "the map is under the interpretation of the most similar of the "
             f"{n_alike} references predicted as {name}"
         )
+    if n_within < _FEW and not support.own_boundary:
+        share = 1 - support.representativeness
+        parts.append(
+            f"{n_within} references predicted as {name} are covered, too few to be "
+            f"representative: {share:.0%} of the map is Grad-CAM's; give 20 or more"
+        )
+    if one is not None and n_alike == 0:
+        nearest = one.nearest_classes(_N_NEAREST).classes.tolist()
+        names = ", ".join(categories[index] for index in nearest)
+        parts.append(f"nearest classes among the references: {names}")
     return "; ".join(parts) or None
 
 
@@ -186,7 +230,8 @@ def _describe(
         "n_boundaries": len(one.boundaries.bias),
         "n_predicted_alike": n_alike,
         "n_covered": len(one.covered),
-        "purity": None if math.isnan(one.purity) else round(one.purity, 6),
+        "purity": round(one.purity, 6),
+        "representativeness": one.representativeness,
         "tau": one.tau,
         "own_boundary": one.own_boundary,
         "similar": similar,

@@ -3,6 +3,7 @@
 import functools
 import io
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,12 +106,20 @@ def decisions(c, x):
     ]
 
 
-def oracle_map(weights, sides, references, psi, form):
+def oracle_map(weights, sides, references, psi, form, beside):
     """The oracle's heat map; the references are given by their feature maps."""
     options = list(form.values())
     if options.pop():
         return oracle.papers_heat_map(weights, sides, psi, *options)
-    return oracle.heat_map(weights, sides, psi, abs(references).mean(axis=0), *options)
+    activity = abs(references).mean(axis=0)
+    return oracle.heat_map(weights, sides, psi, activity, *options, beside)
+
+
+def beside(c, psi, label, covered, n_boundaries):
+    """Grad-CAM's weights at a feature map, and how far a polytope is for a class."""
+    n_alike = sum(c.classes[m] == label for m in covered)
+    share = oracle.representativeness(n_alike, n_boundaries)
+    return oracle.own_evidence(c.above, psi, label), share
 
 
 @over_kinds
@@ -128,7 +137,9 @@ def test_interpretations_are_the_oracles(kind):
         np.testing.assert_allclose(found.boundaries.weight, weight, **DOUBLE)
         np.testing.assert_allclose(found.boundaries.bias, bias, **DOUBLE)
         alike = np.array([c.classes[m] == label for m in covered])
-        np.testing.assert_equal(found.purity, alike.mean() if covered else np.nan)
+        assert found.purity == (alike.mean() if covered else 0.0)
+        share = oracle.representativeness(alike.sum(), len(chosen))
+        assert found.representativeness == pytest.approx(share)
         assert not found.own_boundary
         sizes.append((len(chosen), len(covered)))
     # The nets are folded enough for the cover to be a matter of choice.
@@ -158,11 +169,13 @@ def test_covers_and_similar(kind):
 def test_heat_maps_are_the_oracles(kind, form):
     c = case(kind)
     found = c.explainer.interpret(c.x[:1])
-    chosen, sides, *_ = polytope(c, feature_maps(c, c.x)[0], found.predicted)
+    at = feature_maps(c, c.x)[0]
+    chosen, sides, covered, _ = polytope(c, at, found.predicted)
     weights = [c.weights[h] for h in chosen]
+    own = beside(c, at, found.predicted, covered, len(chosen))
     maps = found.attribute(c.x, **form)
     for one, psi in zip(maps, feature_maps(c, c.x), strict=True):
-        expected = oracle_map(weights, sides, c.psi, psi, form)
+        expected = oracle_map(weights, sides, c.psi, psi, form, own)
         np.testing.assert_allclose(one, expected, **DOUBLE)
     assert maps.any() and maps.is_contiguous() and not maps.requires_grad
 
@@ -182,9 +195,10 @@ def test_attribute_is_the_oracles(kind, form, other):
         if label != asked[i]:  # the most similar reference that is predicted so
             members = [m for m in range(40) if c.classes[m] == asked[i]]
             psi = c.psi[min(members, key=lambda m: distance(c, own, m))]
-        chosen, sides, *_ = polytope(c, psi, asked[i])
+        chosen, sides, covered, _ = polytope(c, psi, asked[i])
         weights = [c.weights[h] for h in chosen]
-        expected = oracle_map(weights, sides, c.psi, own, form)
+        alone = beside(c, own, asked[i], covered, len(chosen))
+        expected = oracle_map(weights, sides, c.psi, own, form, alone)
         np.testing.assert_allclose(maps[i], expected, **DOUBLE)
         one = slice(i, i + 1)
         alone = c.explainer.attribute(c.x[one], target=target and target[one], **form)
@@ -228,13 +242,22 @@ def test_one_class_only(form):
             maps = fitted.attribute(c.x[:1], target=target, **form)
         weight, _ = oracle.boundary(c.above, psi, target)
         references = feature_maps(c, alike)
-        expected = oracle_map([weight], [True], references, psi, form)
+        own = beside(c, psi, target, [], 0)
+        expected = oracle_map([weight], [True], references, psi, form, own)
         np.testing.assert_allclose(maps[0], expected, **DOUBLE)
         if target == label:
             torch.testing.assert_close(found.attribute(c.x[:1], **form), maps, **DOUBLE)
         if list(form.values()) == [False, True, True]:  # the paper's map: Grad-CAM
             expected = grad_cam(c, lambda x: margin(c.model(x), target), c.x[:1])  # noqa: B023
             torch.testing.assert_close(maps, expected, **DOUBLE)
+        elif not form["paper"]:
+            expected = LayerGradCam(c.model, c.model[1]).attribute(
+                c.x[:1],
+                target,
+                relu_attributions=form["relu_attributions"],
+                attr_dim_summation=form["attr_dim_summation"],
+            )
+            torch.testing.assert_close(maps, expected.detach(), **DOUBLE)
 
 
 def test_some_of_a_batch_fall_back():
@@ -249,7 +272,7 @@ def test_some_of_a_batch_fall_back():
     target = [absent if i % 2 else labels[i] for i in range(6)]
     with pytest.warns(UserWarning, match="3 of the inputs"):
         maps = fitted.attribute(x, target=target)
-    expected = grad_cam(c, lambda x: margin(c.model(x), absent), x[1::2])
+    expected = grad_cam(c, lambda x: c.model(x)[:, absent], x[1::2])
     torch.testing.assert_close(maps[1::2], expected, **DOUBLE)
     others = fitted.attribute(x[::2], target=labels[::2])
     torch.testing.assert_close(maps[::2], others, **DOUBLE)
@@ -267,7 +290,8 @@ def test_references_all_alike():
         # One boundary nine times over, the references on its positive side.
         if not alike and not side:
             found = fitted.interpret(x)
-            assert found.covered.tolist() == [] and np.isnan(found.purity)
+            assert found.covered.tolist() == [] and found.purity == 0.0
+            assert found.representativeness == 0.0
             assert len(found.boundaries.bias) == 1 and found.tau == 0
             continue
         with pytest.warns(UserWarning, match="own boundary"):
@@ -374,6 +398,16 @@ def test_a_saved_state():
     one, same = (e.interpret(c.x[:1]) for e in (found, c.explainer))
     assert one.covered.tolist() == same.covered.tolist()
     assert torch.equal(one.attribute(c.x), same.attribute(c.x))
-    assert torch.equal(found.bank(2).attribute(c.x), c.explainer.bank(2).attribute(c.x))
+    with pytest.warns(UserWarning, match="a loaded state holds no images"):
+        bank = found.bank(2)
+    expected = c.explainer.bank(2)
+    for one, same in zip(bank, expected, strict=True):
+        assert one.representativeness == same.representativeness < 1
+        alone = replace(same, _own_alpha=None)  # the boundaries
+        assert torch.equal(one.attribute(c.x), alone.attribute(c.x))
+        assert not torch.equal(one.attribute(c.x), same.attribute(c.x))
+    found.references = c.references  # of which the bank reads some
+    assert torch.equal(found.bank(2).attribute(c.x), expected.attribute(c.x))
+    found.references = None
     with pytest.raises(ValueError, match="references"):  # it holds the output's only
         found.attribute(c.x, target=target, attribute_to_layer_input=True)

@@ -161,7 +161,7 @@ def test_intervals_of_a_bank_that_covers_nothing():
     alone = x[~bank.assign(x).covered]
     n, report = len(alone), bank.evaluate(alone)
     assert n > 0
-    assert (report.n, report.n_covered) == (n, 0) and np.isnan(report.purity)
+    assert (report.n, report.n_covered, report.purity) == (n, 0, 0.0)
     assert report.purity_interval == (0.0, 1.0)
     found = report.coverage_interval
     np.testing.assert_allclose(found, oracle.wilson(0, n), atol=1e-12)

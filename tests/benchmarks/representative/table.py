@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from tests.benchmarks.cells import Row, markdown, number
+from tests.benchmarks.cells import Cell, Row, markdown, number, percent
+from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import load
 
 TASKS = {
@@ -30,6 +31,18 @@ REPRESENTATIVE = {
     "Grad-CAM, per image": "Grad-CAM for every image",
     "centre": "blob in the centre",
 }
+ON_NETWORKS = {
+    "default": "**signed (default)**",
+    "evidence for": "**evidence for** (`relu_attributions=True`)",
+    "paper": "`paper=True`",
+    "Grad-CAM": "Grad-CAM",
+    "Grad-CAM evidence for": "Grad-CAM, `relu_attributions=True`",
+    "random": "random",
+}
+SETTINGS = {
+    "without": "no reference of the class",
+    "with": "references of the class",
+}
 
 
 def representative() -> str:
@@ -51,6 +64,57 @@ def representative_increase() -> str:
     tasks = load("representative")["tasks"]
     rows = _by_task(tasks, "average_increase")
     return markdown(["method", *TASKS.values()], rows, best="max")
+
+
+def representative_networks() -> str:
+    """Insertion minus deletion on trained networks, and what the polytopes cover."""
+    networks = load("representative_networks")["networks"]
+    names = [name for name in TITLES if name in networks]
+    rows: list[Row] = []
+    for setting, words in SETTINGS.items():
+        found = [networks[name][setting] for name in names]
+        rows.append([f"*{words}*", *("" for _ in names)])
+        for key, label in ON_NETWORKS.items():
+            cells = (one["rows"][key]["insertion_minus_deletion"] for one in found)
+            rows.append(
+                [label, *(number(c["mean"], 3, c["standard_error"]) for c in cells)]
+            )
+        rows.append(
+            [
+                "signed minus Grad-CAM, evidence for minus Grad-CAM's, paired",
+                *(_paired(one["rows"]) for one in found),
+            ]
+        )
+        rows.append(
+            [
+                "agreement of two draws: signed / `paper=True`",
+                *(_agreement(one["rows"]) for one in found),
+            ]
+        )
+        rows.append(
+            [
+                "covered references / pictures that cover none / purity of the others",
+                *(_coverage(one) for one in found),
+            ]
+        )
+    return markdown(["", *(TITLES[name] for name in names)], rows)
+
+
+def _paired(rows: Mapping[str, Any]) -> str:
+    found = (rows[key]["paired"] for key in ("default", "evidence for"))
+    return ", ".join(number(d["mean"], 3, d["standard_error"]).text for d in found)
+
+
+def _agreement(rows: Mapping[str, Any]) -> str:
+    return " / ".join(
+        number(rows[key]["agreement"], 2).text for key in ("default", "paper")
+    )
+
+
+def _coverage(found: Mapping[str, Any]) -> str:
+    none, purity = found["share_that_cover_none"], found["purity_of_those_that_cover"]
+    pure = percent(purity) if none < 1 else Cell("none")
+    return f"{found['covered']:.1f} / {none:.0%} / {pure.text}"
 
 
 def _by_task(tasks: Mapping[str, Any], key: str) -> list[Row]:
