@@ -109,15 +109,6 @@ def focused_presence(field, focus, n_kept, strength, softness):
     return 1 / (1 + np.exp(-(height - border) / softness))
 
 
-def rounds(first, later, weights):
-    """The first round's evidence and the later ones', in its spread: after each."""
-    drawn = [first]
-    for evidence, weight in zip(later, weights, strict=True):
-        variation = (evidence - evidence.mean()) / evidence.std(ddof=1)
-        drawn.append(drawn[-1] + weight * first.std(ddof=1) * variation)
-    return drawn
-
-
 def masked(example, baseline, mask):
     """What a union shows: the example where the mask is one."""
     return mask * example + (1 - mask) * baseline

@@ -36,8 +36,6 @@ __all__ = ["JointEvidence"]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
-# Standard deviation of the kernel: how far evidence goes together.
-_CELLS_A_KERNEL = 0.75
 # Fields along an axis with less of the kernel than this share of the first are noise.
 _SMALLEST_SHARE = 0.01
 # Noise against signal, that are weighed: the energy of a union's fields is one.
@@ -52,6 +50,8 @@ class JointEvidence:
     Args:
         shape (tuple[int, int]): Patches along H and W.
         cell (tuple[float, float]): Patches in a cell along H and W.
+        kernel (float): Standard deviation of the kernel, in cells: how far evidence
+            goes together.
         prior (Tensor, optional): A map on the patches, (h * w,), not constant; neither
             its scale nor its mean matters.
     """
@@ -60,12 +60,13 @@ class JointEvidence:
         self,
         shape: tuple[int, int],
         cell: tuple[float, float],
+        kernel: float,
         prior: Tensor | None = None,
     ) -> None:
         self.shape = shape
         self.patches_a_cell = cell[0] * cell[1]
         self.axes = tuple(
-            _axis_fields(n, _CELLS_A_KERNEL * length)
+            _axis_fields(n, kernel * length)
             for n, length in zip(shape, cell, strict=True)
         )
         self.prior = None
@@ -87,7 +88,7 @@ class JointEvidence:
         Returns:
             Tensor: The filtered scores, (N,), float64, on the CPU.
 
-        Cost: O(N * h * w) time, O(N * 100) memory.
+        Cost: O(N * h * w) time, O(N * D) memory for D fields, 100 to 400.
         """
         scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
         scores = scores - scores.mean()
@@ -112,7 +113,7 @@ class JointEvidence:
         Its unit is that of the score: how much it rises when a cell around the patch is
         shown. Zeros where the scores are all alike.
 
-        Cost: O((N + 100) * 100^2) time.
+        Cost: O((N + D) * D^2) time for D fields, 100 to 400.
         """
         filtered = torch.cat(self._filtered)
         scores, features = filtered[:, 0], filtered[:, 1:]

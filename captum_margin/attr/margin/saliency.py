@@ -38,10 +38,8 @@ from captum_margin.attr.margin.priors import (
 from captum_margin.attr.margin.regions import explain_by_regions
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.attr.margin.unions import (
-    FEW_UNIONS,
-    MANY_UNIONS,
     explain_by_region_unions,
-    explain_by_soft_unions,
+    explain_by_tents,
 )
 from captum_margin.attr.margin.varied import explain_by_varied_unions
 from captum_margin.signal.protocol import Sided
@@ -50,6 +48,8 @@ __all__ = ["MarginDetails", "MarginSaliency"]
 
 #: Fewer forward passes say nothing.
 MIN_EVALUATIONS = 16
+#: Fewer soft unions draw too rough a map to be varied.
+MIN_VARIED = 150
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +92,10 @@ class MarginSaliency(PerturbationAttribution):
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u
       (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On images
-      there are three rounds. The first is of overlapping tents on a 7 x 7 grid; each
-      later one varies the map drawn so far. From 151 to 399 evaluations, and with a
-      ``prior``, the rounds are smaller, each varies the map, and one smooth map is
-      fitted to the filtered scores of all; without one, 150 or fewer are all of tents.
+      the unions are soft, of smooth random fields, and come in four rounds, of which
+      each later one varies the map drawn so far; one smooth map is fitted to the
+      filtered scores of all. Fewer than 151 evaluations are one round of overlapping
+      tents on a 7 x 7 grid, but with a ``prior``, which takes the first rounds' place.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.
@@ -418,11 +418,9 @@ def _explain(
             progress=progress,
         )
     if partitions is None:
-        if priors is not None or FEW_UNIONS <= n_copies < MANY_UNIONS:
-            return explain_by_varied_unions(
-                scorer, n_copies, seed, dtype, progress, priors
-            )
-        return explain_by_soft_unions(scorer, n_copies, seed, dtype, progress)
+        if priors is None and n_copies < MIN_VARIED:
+            return explain_by_tents(scorer, n_copies, seed, dtype, progress)
+        return explain_by_varied_unions(scorer, n_copies, seed, dtype, progress, priors)
     return explain_by_region_unions(scorer, partitions, n_copies, seed, dtype, progress)
 
 

@@ -10,7 +10,7 @@ from captum_margin.attr.margin import joint
 from captum_margin.attr.margin.joint import JointEvidence
 from tests.reference import margin_saliency_reference as reference
 
-SHAPE, CELL = (9, 12), (2.0, 2.5)
+SHAPE, CELL, KERNEL = (9, 12), (2.0, 2.5), 0.75
 N_PATCHES = math.prod(SHAPE)
 DOUBLE = torch.float64
 
@@ -41,7 +41,7 @@ def true_map():
 
 
 def gathered(made, prior=None):
-    one = JointEvidence(SHAPE, CELL, prior)
+    one = JointEvidence(SHAPE, CELL, KERNEL, prior)
     for scores, presence, sizes in made:
         one.add(scores, presence, sizes)
     return one
@@ -54,9 +54,7 @@ def test_against_a_gaussian_process(with_prior, counts):
     prior = draws(N_PATCHES, seed=7) if with_prior else None
     kernel = np.kron(
         *(
-            reference.kernel_of_axis(
-                n, joint._CELLS_A_KERNEL * cell, joint._SMALLEST_SHARE
-            )
+            reference.kernel_of_axis(n, KERNEL * cell, joint._SMALLEST_SHARE)
             for n, cell in zip(SHAPE, CELL, strict=True)
         )
     )
@@ -73,7 +71,7 @@ def test_against_a_gaussian_process(with_prior, counts):
 
 
 def test_filtered_scores_are_those_of_each_round():
-    one = JointEvidence(SHAPE, CELL)
+    one = JointEvidence(SHAPE, CELL, KERNEL)
     for scores, presence, sizes in rounds():
         weights = reference.knn_weights(sizes.numpy()[:, None], len(sizes) // 10)
         expected = reference.high_pass(weights, scores.numpy(), "random_walk")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
-from captum_margin.attr.margin import joint, saliency, varied
+from captum_margin.attr.margin import joint, varied
 from captum_margin.attr.margin import unions as union_form
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.tents import CELLS, TentUnions, coarse_shape
@@ -60,48 +60,36 @@ def evidence_of(stage, score, image, baseline, n_neighbors):
 
 
 @pytest.mark.parametrize("size", [(80, 64), (16, 24)])
-def test_soft_unions_are_rounds_of_cross_energy(size, monkeypatch):
-    monkeypatch.setattr(union_form, "FEW_UNIONS", 75)
-    monkeypatch.setattr(saliency, "MANY_UNIONS", 75)
-    counts = [39, 18, 18]
+def test_few_soft_unions_are_one_round_of_cross_energy(size):
     image, model = models.images(1, 3, *size), models.conv(seed=5)
     found, details = explain_one(model, image, 1, n_evaluations=76, seed=7)
-    stages, score = details.stages[0], numpy_score(model, 1)
-    assert [len(stage.scores) for stage in stages] == counts
+    (stage,), score = details.stages[0], numpy_score(model, 1)
+    assert len(stage.scores) == 75
     pixels = image[0].numpy()
-    share = union_form._NEIGHBOR_SHARE
-    parts = [
-        evidence_of(stage, score, pixels, mean_colour(pixels), max(1, count // share))
-        for stage, count in zip(stages, counts, strict=True)
-    ]
-    parts = [
-        reference.blurred(
-            part.reshape(coarse_shape(size)), union_form._BLUR_PATCHES
-        ).flatten()
-        for part in parts
-    ]
-    drawn = reference.rounds(parts[0], parts[1:], union_form._LATER_WEIGHTS)
-    coarse = drawn[-1].reshape(coarse_shape(size))
+    n_neighbors = 75 // union_form._NEIGHBOR_SHARE
+    evidence = evidence_of(stage, score, pixels, mean_colour(pixels), n_neighbors)
+    coarse = reference.blurred(
+        evidence.reshape(coarse_shape(size)), union_form._BLUR_PATCHES
+    )
     np.testing.assert_allclose(found, reference.enlarged(coarse, size), **DERIVED)
 
-    # The unions come from the seed, those of a later round from the map before it.
-    generator = torch.Generator().manual_seed(7)
-    tents = TentUnions(counts[0], size, generator, image.device, image.dtype)
-    assert torch.equal(tents.presence, stages[0].domain.presence)
-    for stage, before in zip(stages[1:], drawn[:-1], strict=True):
-        focus = torch.from_numpy(before)
-        focused = FocusedUnions(focus, len(stage.scores), size, generator)
-        torch.testing.assert_close(focused.presence, stage.domain.presence, **DERIVED)
+    generator = torch.Generator().manual_seed(7)  # the unions come from the seed
+    tents = TentUnions(75, size, generator, image.device, image.dtype)
+    assert torch.equal(tents.presence, stage.domain.presence)
 
 
 @pytest.mark.parametrize("size", [(20, 16), (16, 24)])
-@pytest.mark.parametrize("with_prior", [False, True])
-def test_varied_unions_are_explained_together(size, with_prior):
+@pytest.mark.parametrize(
+    ("n_evaluations", "with_prior"), [(160, False), (641, False), (70, True)]
+)
+def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     image, model = models.images(1, 3, *size), models.conv(seed=5)
-    prior, options = None, {"n_evaluations": 160}
+    # More than 200 unions tell finer evidence apart.
+    width = 0.75 if n_evaluations < 200 else 0.75 * (200 / (n_evaluations - 1)) ** 0.25
+    prior, options = None, {"n_evaluations": n_evaluations}
     if with_prior:
         focus = 0.2 + models.images(1, 1, *coarse_shape(size), seed=8)
-        options = {"n_evaluations": 70, "prior": focus}
+        options["prior"] = focus
         prior = focus.numpy().flatten()
     found, details = explain_one(model, image, 1, seed=7, **options)
     stages, score = details.stages[0], numpy_score(model, 1)
@@ -109,9 +97,7 @@ def test_varied_unions_are_explained_together(size, with_prior):
     cell = [n * min(size) / CELLS / side for n, side in zip(patches, size, strict=True)]
     kernel = np.kron(
         *(
-            reference.kernel_of_axis(
-                n, joint._CELLS_A_KERNEL * of_axis, joint._SMALLEST_SHARE
-            )
+            reference.kernel_of_axis(n, width * of_axis, joint._SMALLEST_SHARE)
             for n, of_axis in zip(patches, cell, strict=True)
         )
     )
@@ -150,9 +136,7 @@ def test_varied_unions_are_explained_together(size, with_prior):
         (150, [149]),
         (151, [37, 38, 37, 38]),
         (200, [49, 50, 50, 50]),
-        (399, [99, 100, 99, 100]),
-        (400, [201, 99, 99]),
-        (406, [203, 101, 101]),
+        (800, [199, 200, 200, 200]),
     ],
 )
 def test_rounds_share_the_budget(n_evaluations, rounds):
