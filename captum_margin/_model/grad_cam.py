@@ -15,7 +15,7 @@ from captum_margin._model.captum import (
     select_targets,
     target_outputs,
 )
-from captum_margin._model.layers import last_conv_layer
+from captum_margin._model.layers import layer_of_maps
 
 __all__ = ["GRAD_CAM_PASSES", "grad_cam"]
 
@@ -33,8 +33,9 @@ def grad_cam(
 
     Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
     Gradient-based Localization", ICCV 2017 (https://arxiv.org/abs/1610.02391), at
-    :func:`~captum_margin.attr.last_conv_layer`. Parameters may be frozen and the caller
-    may be under ``no_grad`` or ``inference_mode``; no ``.grad`` is touched.
+    :func:`~captum_margin.attr.last_conv_layer`, or at the tokens that go into the last
+    attention of a transformer. Parameters may be frozen and the caller may be under
+    ``no_grad`` or ``inference_mode``; no ``.grad`` is touched.
 
     Args:
         model (Module): The network.
@@ -71,13 +72,15 @@ def grad_cam(
         )
         args = None if args is None else tuple(map(_outside_inference, args))
         try:
-            layer = last_conv_layer(model, inputs, args).layer
+            (_, layer, _), reshape = layer_of_maps(model, inputs, args)
         except ValueError as error:
             raise ValueError(
                 f'prior="gradcam" needs a last layer of maps: {error}; or pass a map '
                 "as prior, another method's or a person's"
             ) from error
         (gradients,), (maps,) = layer_gradients(score, layer, inputs, args)
+        if reshape is not None:
+            gradients, maps = reshape(gradients), reshape(maps)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     return (weights * maps).sum(dim=1, keepdim=True).detach()
 

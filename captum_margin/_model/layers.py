@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -148,9 +148,10 @@ def layer_of_maps(
         for name, shape in shapes.items()
         if len(shape) in (3, 4) and name not in maps and min(shape[1:3]) > 1
     ]
-    if found and len(convolutions) <= 1 and tokens:
-        # A patch embedding, and all that is learnt comes after it.
-        if place[tokens[-1]] > place[found[-1]]:
+    if found and tokens and place[tokens[-1]] > place[found[-1]]:
+        # A patch embedding, or a convolutional stem, and attention comes after it.
+        attends = any(place[name] > place[found[-1]] for name in _attentions(shapes))
+        if len(convolutions) <= 1 or attends:
             name = _before_attention(list(shapes), tokens)
             shape = maps_shape(shapes[name], size) or shapes[name]
             return ConvLayer(name, modules[name], shape), tokens_to_maps
@@ -273,8 +274,15 @@ def _learns(module: nn.Module) -> bool:
 
 def _before_attention(ran: list[str], tokens: list[str]) -> str:
     """The last layer of tokens that an attention comes after."""
-    attentions = [i for i, name in enumerate(ran) if "att" in name.rpartition(".")[2]]
+    attentions = _attentions(ran)
     before = [
-        name for name in tokens if attentions and ran.index(name) < attentions[-1]
+        name
+        for name in tokens
+        if attentions and ran.index(name) < ran.index(attentions[-1])
     ]
     return (before or tokens)[-1]
+
+
+def _attentions(names: Iterable[str]) -> list[str]:
+    """Modules that are called attention, in the order in which they ran."""
+    return [name for name in names if "att" in name.rpartition(".")[2]]

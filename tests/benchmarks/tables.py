@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "known-masks": localisation.known_masks,
     "representative": representative.representative,
     "representative-increase": representative.representative_increase,
+    "representative-networks": representative.representative_networks,
     "coalition": coalition.coalition,
     "coalition-parts": coalition.coalition_parts,
     "label-noise": label_noise.label_noise,

@@ -203,8 +203,8 @@ class MarginSaliency(PerturbationAttribution):
                 (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
                 for all examples B is 1. Only where it is high and low matters, not
                 its mean or scale. ``"gradcam"`` makes Grad-CAM's, at the last layer of
-                maps of a ``forward_func`` that is a Module and then no black box; it
-                takes two of the ``n_evaluations``. What the scores contradict of a
+                maps, or of tokens, of a ``forward_func`` that is a Module and then no
+                black box; it takes two of the ``n_evaluations``. What the scores contradict of a
                 prior is dropped. With one 100 evaluations are a good budget.
                 Default: None
             seed (int, optional): Seed of the unions, the same for every example; the

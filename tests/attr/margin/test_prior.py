@@ -268,22 +268,45 @@ def test_models_without_a_layer_of_maps():
         explain(flat, x, "gradcam")
 
 
-def test_a_transformer_wants_a_map():
-    class Tokens(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patches = nn.Conv2d(3, 8, 4, 4)
-            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-            self.head = nn.Linear(8, 4)
+class Tokens(nn.Module):
+    """A transformer of one block, with a patch embedding of one or two convolutions."""
 
-        def forward(self, t):
-            tokens = self.patches(t).flatten(2).transpose(1, 2)
-            return self.head(self.block(tokens).mean(dim=1))
+    def __init__(self, stem):
+        super().__init__()
+        self.patches = nn.Sequential(*stem)
+        self.norm = nn.LayerNorm(8)
+        self.self_attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 4)
 
-    x = models.images(height=24, width=24)
-    with pytest.raises(ValueError, match=r"(?s)transformer.*pass a map"):
-        explain(Tokens().double().eval(), x, "gradcam")
-    assert explain(Tokens().double().eval(), x, a_map(2, 1, 4, 4)).any()
+    def forward(self, t):
+        tokens = self.norm(self.patches(t).flatten(2).transpose(1, 2))
+        tokens, _ = self.self_attention(tokens, tokens, tokens)
+        return self.head(tokens.mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        [nn.Conv2d(3, 8, 4, 4)],
+        [nn.Conv2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 8, 2, 2)],
+    ],
+)
+def test_grad_cam_of_a_transformer_is_that_of_its_tokens(stem):
+    model, x = Tokens(stem).double().eval(), models.images(height=24, width=24)
+    tokens = model.norm(model.patches(x).flatten(2).transpose(1, 2)).detach()
+    tokens.requires_grad_()
+    attended, _ = model.self_attention(tokens, tokens, tokens)
+    score = model.head(attended.mean(dim=1))[:, 1].sum()
+    (gradient,) = torch.autograd.grad(score, tokens)
+    maps = (tokens * gradient.mean(dim=1, keepdim=True)).sum(dim=2).view(2, 1, 6, 6)
+    found = MarginSaliency(model).attribute(
+        x, target=1, prior="gradcam", n_evaluations=40
+    )
+    # Two of the passes are Grad-CAM's.
+    expected = MarginSaliency(model).attribute(
+        x, target=1, prior=maps.detach(), n_evaluations=38
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_constant_grad_cam_says_so():

@@ -9,7 +9,7 @@ again. A method that fails is reported and left out, and the exit status is 1.
 
 ``shapes.py`` says what the pictures are. Training and evaluation pictures are drawn
 from two seeds; how strong the shapes are was chosen by the accuracy alone (90% to 99%),
-no picture or map chose anything of a method. The first pictures of the evaluation
+and where they stand after a first look at maps. The first pictures of the evaluation
 split that the network gets right are explained, for their class.
 """
 
