@@ -204,9 +204,9 @@ class MarginSaliency(PerturbationAttribution):
                 for all examples B is 1. Only where it is high and low matters, not
                 its mean or scale. ``"gradcam"`` makes Grad-CAM's, at the last layer of
                 maps, or of tokens, of a ``forward_func`` that is a Module and then no
-                black box; it takes two of the ``n_evaluations``. What the scores contradict of a
-                prior is dropped. With one 100 evaluations are a good budget.
-                Default: None
+                black box; it takes two of the ``n_evaluations``. What the scores
+                contradict of a prior is dropped. With one 100 evaluations are a good
+                budget. Default: None
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
             return_details (bool, optional): Also returns how the maps came about.
