@@ -88,17 +88,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "active_learning": (f"{_ACTIVE} --ablation", f"{_ACTIVE} --report"),
     "saliency": (_SALIENCY, f"{_SALIENCY} --report"),
     "coalition": (
-        f"{_COALITION} --photographs 30",
-        f"{_COALITION} --photographs 30 --methods 'without coalitions'",
-        f"{_COALITION} --photographs 16 --methods 'without L_conf' 'margin loss' "
+        f"{_COALITION} --photographs 40",
+        f"{_COALITION} --report",
+    ),
+    "coalition_parts": (
+        f"{_COALITION}-parts --photographs 30",
+        f"{_COALITION}-parts --photographs 30 --methods 'without coalitions'",
+        f"{_COALITION}-parts --photographs 16 --methods 'without L_conf' 'margin loss' "
         "'without L_c' 'without moving coalitions' '15 steps' '30 steps' "
         "'SLIC coalitions' 'coalitions of 0 steps' '30 steps, 4 noises of 0.2'",
-        f"{_COALITION} --photographs 7 --methods paper",
-        f"{_COALITION} --report",
+        f"{_COALITION}-parts --photographs 7 --methods paper",
+        f"{_COALITION}-parts --report --out tests/benchmarks/results/"
+        "coalition_parts.json",
     ),
     **{
         f"coalition_{network}": (
-            f"{_COALITION} --network {network}",
+            f"{_COALITION} --network {network} --photographs 40",
             f"{_COALITION} --network {network} --report",
         )
         for network in ("efficientnet", "vit")

@@ -17,15 +17,14 @@ NAMES = tables.results()
 # Recorded before tests/benchmarks/machine.py was there; a new run tells its machine.
 OF_UNKNOWN_MACHINE = {
     "adversarial",
-    "coalition",
     "coalition_cost",
+    "coalition_parts",
     "decision_boundary",
     "influence_cost",
     "label_noise",
     "prototypes",
     "representative",
     "representative_cost",
-    "saliency",
 }
 OF_UNKNOWN_SEED = {"coalition_cost", "influence_cost"}  # both are 0 in the code
 

@@ -86,7 +86,7 @@ def _block(methods: dict[str, Any]) -> str:
 
 def coalition_parts() -> str:
     """What each part of the loss and of the search earns, on the same photographs."""
-    methods = load("coalition")["methods"]
+    methods = load("coalition_parts")["methods"]
     rows: list[Row] = []
     for name, label in PARTS.items():
         if name not in methods:
