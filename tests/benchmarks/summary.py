@@ -148,7 +148,7 @@ def _representative() -> tuple[Side, Side]:
 
 
 def _coalition() -> tuple[Side, Side]:
-    """The average drop beside maps that keep as little: it rewards those that do not."""
+    """The average drop beside maps that keep as little, since it rewards the others."""
     record = load("saliency")["networks"]["squeezenet"]["methods"]
     ours = "CoalitionPerturbation"
     kept = record[ours]["metrics"]["mask_mean_soft"]["mean"]
