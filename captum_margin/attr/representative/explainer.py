@@ -259,8 +259,9 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 Captum), or the layer has several tensors.
             ValueError: Without references, such a class, or inputs of their size.
 
-        Cost: :meth:`fit` before the first; one forward pass; a backward pass for inputs
-        that no boundary separates: they get their own, with a warning.
+        Cost: :meth:`fit` before the first; one forward pass; and a forward and a
+        backward pass more for inputs whose polytope covers fewer than 40 references of
+        the class.
 
         Examples::
 

@@ -275,6 +275,7 @@ def report(name: NetworkName, cache: Path, purpose: Any, out: Path) -> None:
     found = {
         setting: summary(cache, name, purpose, setting)
         for setting in ("without", "with")
+        if [*cache.glob(f"{name}.{purpose}.{setting}.*.json")]
     }
     record = json.loads(out.read_text()) if out.exists() else {}
     command = "python -m tests.benchmarks.representative.networks --network NAME"

@@ -72,6 +72,8 @@ def representative_networks() -> str:
     names = [name for name in TITLES if name in networks]
     rows: list[Row] = []
     for setting, words in SETTINGS.items():
+        if not all(setting in networks[name] for name in names):
+            continue  # not measured on all of them yet
         found = [networks[name][setting] for name in names]
         rows.append([f"*{words}*", *("" for _ in names)])
         for key, label in ON_NETWORKS.items():
