@@ -285,4 +285,5 @@ def _before_attention(ran: list[str], tokens: list[str]) -> str:
 
 def _attentions(names: Iterable[str]) -> list[str]:
     """Modules that are called attention, in the order in which they ran."""
-    return [name for name in names if "att" in name.rpartition(".")[2]]
+    own = ((name, name.rpartition(".")[2]) for name in names)
+    return [name for name, last in own if "attn" in last or "attention" in last]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,10 +22,9 @@ __all__ = ["explain_by_varied_unions"]
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # A prior takes the place of the first two rounds' map.
 _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
-# Standard deviation of the kernel that says how far evidence goes together, with 200
-# unions or fewer; more of them tell finer evidence apart. Chosen with 200 and 800.
+# Standard deviation of the kernel that says how far evidence goes together. Finer ones
+# leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
-_ROUGH = 200
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -62,8 +60,7 @@ def explain_by_varied_unions(
     given = [None] * len(images) if priors is None else list(priors)
     nothing = images.new_zeros(shape[0] * shape[1], dtype=dtype)
     focus = [nothing if prior is None else prior.to(nothing) for prior in given]
-    kernel = cells_a_kernel(n_unions)
-    joint = [JointEvidence(shape, cell, kernel, prior) for prior in given]
+    joint = [JointEvidence(shape, cell, _CELLS_A_KERNEL, prior) for prior in given]
     # One seed for all: an example is explained alike in any batch.
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]
@@ -86,8 +83,3 @@ def explain_by_varied_unions(
         ExampleMaps((enlarge(e.view(1, *shape), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
-
-
-def cells_a_kernel(n_unions: int) -> float:
-    """Standard deviation of the kernel of :class:`JointEvidence`, in cells."""
-    return _CELLS_A_KERNEL * min(1.0, math.pow(_ROUGH / n_unions, 0.25))

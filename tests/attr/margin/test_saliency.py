@@ -84,8 +84,6 @@ def test_few_soft_unions_are_one_round_of_cross_energy(size):
 )
 def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     image, model = models.images(1, 3, *size), models.conv(seed=5)
-    # More than 200 unions tell finer evidence apart.
-    width = 0.75 if n_evaluations < 200 else 0.75 * (200 / (n_evaluations - 1)) ** 0.25
     prior, options = None, {"n_evaluations": n_evaluations}
     if with_prior:
         focus = 0.2 + models.images(1, 1, *coarse_shape(size), seed=8)
@@ -97,7 +95,9 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     cell = [n * min(size) / CELLS / side for n, side in zip(patches, size, strict=True)]
     kernel = np.kron(
         *(
-            reference.kernel_of_axis(n, width * of_axis, joint._SMALLEST_SHARE)
+            reference.kernel_of_axis(
+                n, varied._CELLS_A_KERNEL * of_axis, joint._SMALLEST_SHARE
+            )
             for n, of_axis in zip(patches, cell, strict=True)
         )
     )

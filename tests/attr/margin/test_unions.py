@@ -138,7 +138,8 @@ def test_focused_unions_against_the_restatement():
     size, n_unions = (26, 18), 8  # no size is half a patch
     patches = coarse_shape(size)
     focus = draws(math.prod(patches), seed=3)
-    unions = FocusedUnions(focus, n_unions, size, seeded(8))
+    strengths = (-0.5, 2.0)
+    unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths)
     generator = seeded(8)
     cell = focused._CELLS_A_BUMP * min(size) / tent_domain.CELLS
     shape = [math.ceil(side / cell) + 1 for side in size]
@@ -154,7 +155,7 @@ def test_focused_unions_against_the_restatement():
             field.flatten(),
             focus.numpy(),
             n_kept,
-            focused._FOCUS,
+            -0.5 + 2.5 * (node * (5**0.5 - 1) / 2 % 1),
             focused._SOFTNESS,
         )
         np.testing.assert_allclose(unions.presence[node], presence, **EXACT)
@@ -167,7 +168,7 @@ def test_focused_unions_have_their_sizes_and_hold_the_focus():
     size = (24, 24)
     focus = 0.01 * draws(24, 24)  # no ties
     focus[4:10, 12:20] += 1.0
-    unions = FocusedUnions(focus.flatten(), 60, size, seeded())
+    unions = FocusedUnions(focus.flatten(), 60, size, seeded(), (2.0, 2.0))
     inside = (unions.presence > 0.5).sum(dim=1).to(DOUBLE)
     torch.testing.assert_close(inside, unions.sizes, rtol=0, atol=1.0)
     presence = unions.presence.view(-1, 24, 24)

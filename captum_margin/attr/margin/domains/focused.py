@@ -14,10 +14,8 @@ from captum_margin.attr.margin.domains.tents import CELLS, coarse_shape, enlarge
 
 __all__ = ["FocusedUnions"]
 
-# Chosen between values tried on tuning photographs (bumps of 1, 1.25, 1.5 and 2 cells,
-# a focus of 1, 1.5 and 2.2); this very combination was only measured in the benchmark.
+# Chosen between values tried on tuning photographs (bumps of 1, 1.25, 1.5 and 2 cells).
 _CELLS_A_BUMP = 1.25  # width of the field's bumps
-_FOCUS = 2.0  # standard deviations of the map to one of the field
 _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
 _SIZES = (0.05, 0.9)  # smallest and largest share of the image
 _GOLDEN = (5**0.5 - 1) / 2
@@ -33,13 +31,12 @@ class FocusedUnions:
         size (tuple[int, int]): H and W, pixels.
         generator (torch.Generator): Draws the fields.
         strengths (tuple[float, float]): Smallest and largest weight of the map against
-            the field; unions of all sizes have weights spread between them.
-            Default: (2.0, 2.0)
+            the field, in standard deviations of each; unions of all sizes have weights
+            spread between them.
 
     Attributes:
         presence (Tensor): How much of each patch each union keeps, (N, h * w).
         sizes (Tensor): Patches that each union keeps, whole numbers, (N,).
-        kinds (Tensor): Zeros, (N,): all are drawn alike.
     """
 
     def __init__(
@@ -48,7 +45,7 @@ class FocusedUnions:
         n_unions: int,
         size: tuple[int, int],
         generator: torch.Generator,
-        strengths: tuple[float, float] = (_FOCUS, _FOCUS),
+        strengths: tuple[float, float],
     ) -> None:
         self.size = size
         device, dtype = focus.device, focus.dtype
@@ -67,7 +64,6 @@ class FocusedUnions:
         shares = smallest + (largest - smallest) * shares
         # Whole numbers: sizes at equal distances are equal in any precision.
         self.sizes = (shares * focus.numel()).round()
-        self.kinds = torch.zeros(n_unions, dtype=torch.int64, device=device)
         outside = (focus.numel() - self.sizes).long()[:, None]
         border = height.sort(dim=1).values.gather(1, outside)
         self.presence = torch.sigmoid((height - border) / _SOFTNESS)
