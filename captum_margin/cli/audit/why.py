@@ -122,8 +122,8 @@ def _by_saliency(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a map of zeros, which is not shown
-        # The image's own mean colour may be of the other class: a suspect half of it
-        # would have nothing left that speaks for it. Zero, the network's grey, is of none.
+        # The image's own mean colour may be of the other class: of a suspect half of it
+        # nothing would be left to speak for it. Zero, the network's grey, is of none.
         saliency: Tensor = MarginSaliency(score).attribute(
             seen.image(i), baselines=0.0, n_evaluations=_EVALUATIONS
         )
