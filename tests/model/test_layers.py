@@ -75,6 +75,24 @@ def test_flat_networks():
     assert last_conv_layer(flat(conv, relu, *again), x).name == "0"
 
 
+class Rows(nn.Module):
+    """Convolutions and then rows: no attention, though there is a "flatten"."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+        self.flatten, self.mix = nn.Flatten(2), nn.Linear(20 * 20, 7)
+        self.head = nn.Linear(42, 3)
+
+    def forward(self, x):
+        rows = self.flatten(self.last(self.first(x).relu()))
+        return self.head(self.mix(rows).flatten(1))
+
+
+def test_flattened_maps_are_no_tokens():
+    assert last_conv_layer(Rows(), torch.rand(1, 3, 24, 24)).name == "last"
+
+
 class TwoInputs(nn.Module):
     def __init__(self):
         super().__init__()

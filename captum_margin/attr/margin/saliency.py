@@ -356,7 +356,7 @@ def _check_options(
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if n_evaluations != int(n_evaluations) or n_evaluations < MIN_EVALUATIONS:
+    if not isinstance(n_evaluations, int) or n_evaluations < MIN_EVALUATIONS:
         raise ValueError(
             f"expected n_evaluations, a whole number of at least {MIN_EVALUATIONS} "
             f"(got {n_evaluations}); 200 is a good small budget"

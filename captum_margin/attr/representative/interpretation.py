@@ -287,8 +287,8 @@ class Interpretation:
         Raises:
             ValueError: If ``k`` is below 1.
         """
-        if k < 1:
-            raise ValueError(f"expected k of at least 1 (got {k})")
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"expected k, a whole number of at least 1 (got {k})")
         differences = self._table.projections[self.covered] - self._projections
         if not self.own_boundary:
             differences = differences[:, self._chosen]
@@ -313,8 +313,8 @@ class Interpretation:
             ValueError: If ``k`` is below 1, or the interpretation is a bank's: then it
                 is of a reference, whose class is among them.
         """
-        if k < 1:
-            raise ValueError(f"expected k of at least 1 (got {k})")
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"expected k, a whole number of at least 1 (got {k})")
         if self._scores is None:
             raise ValueError(
                 "expected an interpretation of an image (got a bank's, of a reference);"

@@ -196,6 +196,7 @@ BAD = {
     "domain": ({"domain": "pixels"}, ValueError, "expected domain 'unions' or"),
     "sided": ({"sided": "left"}, ValueError, "expected sided 'both', 'above' or"),
     "evaluations": ({"n_evaluations": 15}, ValueError, "whole number of at least 16"),
+    "a float": ({"n_evaluations": 160.0}, ValueError, "whole number of at least 16"),
     "per eval": (
         {"perturbations_per_eval": 0},
         AssertionError,
