@@ -288,7 +288,7 @@ class Interpretation:
             ValueError: If ``k`` is below 1.
         """
         if not isinstance(k, int) or k < 1:
-            raise ValueError(f"expected k, a whole number of at least 1 (got {k})")
+            raise ValueError(f"expected a whole k of at least 1 (got {k})")
         differences = self._table.projections[self.covered] - self._projections
         if not self.own_boundary:
             differences = differences[:, self._chosen]
@@ -314,7 +314,7 @@ class Interpretation:
                 is of a reference, whose class is among them.
         """
         if not isinstance(k, int) or k < 1:
-            raise ValueError(f"expected k, a whole number of at least 1 (got {k})")
+            raise ValueError(f"expected a whole k of at least 1 (got {k})")
         if self._scores is None:
             raise ValueError(
                 "expected an interpretation of an image (got a bank's, of a reference);"
