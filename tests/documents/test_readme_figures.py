@@ -47,7 +47,8 @@ def prose():
         for network in ("efficientnet", "squeezenet", "vit")
     )
     yield f"RISE's 800 on EfficientNet ({' against '.join(efficient)})"
-    yield f"SqueezeNet ({', '.join(squeeze)}) and on the transformer ({', '.join(vit)})"
+    yield f"SqueezeNet ({', '.join(squeeze)}), and below"
+    yield f"on the transformer ({', '.join(vit)})"
     paired = {
         (network, name): number(
             row["paired"]["insertion_minus_deletion"]["mean"],
