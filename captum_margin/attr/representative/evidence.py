@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 # References predicted alike from which a polytope stands for its class alone. Set by one
-# trial on tuning photographs, with 20 crops of each of ten ImageNet classes: at this the
-# maps were as faithful as Grad-CAM's and agreed between draws of the boundaries.
+# trial on tuning photographs, 20 crops of each of ten ImageNet classes: with this, maps
+# were as faithful as Grad-CAM's and agreed between draws of the boundaries.
 _WHOLE = 40
 # Below this it is not called representative.
 _FEW = 5
