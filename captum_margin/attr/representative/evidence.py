@@ -27,8 +27,8 @@ __all__ = [
     "warn_of_own_boundary",
 ]
 
-# References predicted alike from which a polytope stands for its class alone. Set by one
-# trial on tuning photographs, 20 crops of each of ten ImageNet classes: with this, maps
+# References predicted alike from which a polytope stands for its class alone. Set by a
+# trial on tuning photographs, 20 crops of each of ten ImageNet classes: with it maps
 # were as faithful as Grad-CAM's and agreed between draws of the boundaries.
 _WHOLE = 40
 # Below this it is not called representative.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from tests.benchmarks.saliency.methods import Photograph
 
-# The strength of the gamma rule, of convolutions and of linear layers: AttnLRP's
-# authors' for vision transformers.
+# The strength of the gamma rule, of convolutions and of linear layers: the middle of
+# the grids that the authors' own example tries on vision transformers; none is theirs.
 GAMMA_CONVOLUTION, GAMMA_LINEAR = 0.25, 0.05
 Layer = Callable[[nn.Module, Tensor], Tensor]
 
