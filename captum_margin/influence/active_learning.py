@@ -17,6 +17,7 @@ from captum_margin.influence._nodes import (
     samples_of,
 )
 from captum_margin.influence._options import document_options, name_options
+from captum_margin.influence._published import Paper
 from captum_margin.influence.base import Function, MarginInfluence
 from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.influence.samples import ClassNames, Samples
@@ -78,7 +79,7 @@ def select_nodes(
     labelled: Any = None,
     embeddings: Tensor | None = None,
     per_class: bool = False,
-    paper: bool = False,
+    paper: bool | Paper = False,
     **options: Unpack[ActiveLearningOptions],
 ) -> Tensor:
     r"""Chooses the nodes of a graph to label, before any label is known.
@@ -115,7 +116,7 @@ def select_nodes(
         per_class (bool, optional): ``budget`` nodes of each class of ``data.y`` that
             the candidates have, all of them where a class has fewer. For studies in
             which the labels of the candidates are known. Default: False.
-        paper (bool, optional): Case study VI of MARGIN
+        paper (bool or str, optional): Case study VI of MARGIN
             (https://arxiv.org/abs/1711.05407): the nodes of the largest squared
             high-pass part of the embeddings' norm. Default: False.
         **options: Fields of :class:`ActiveLearningSettings`.
@@ -165,7 +166,7 @@ class ActiveLearning(MarginInfluence):
         embeddings (Tensor, optional): As in :func:`select_nodes`. Default: None.
         function (Tensor or Callable, optional): f instead of the norm, as in
             :class:`MarginInfluence`. Default: None.
-        paper (bool, optional): See above. Default: False.
+        paper (bool or str, optional): See above. Default: False.
         **options: Fields of :class:`ActiveLearningSettings`.
 
     Raises:
@@ -197,7 +198,7 @@ class ActiveLearning(MarginInfluence):
         *,
         embeddings: Tensor | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
@@ -219,7 +220,7 @@ class ActiveLearning(MarginInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[ActiveLearningOptions],
     ) -> Self:
         return cls._of_features(
@@ -236,7 +237,7 @@ class ActiveLearning(MarginInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[ActiveLearningOptions],
     ) -> Self:
         return cls._of_graph(

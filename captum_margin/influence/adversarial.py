@@ -25,6 +25,7 @@ from captum_margin.influence._extraction import (
     as_module,
     extract,
 )
+from captum_margin.influence._published import Paper
 from captum_margin.influence._references import (
     class_means,
     log_density,
@@ -142,7 +143,7 @@ class AdversarialStatistics(MarginInfluence):
         pooling: Literal["mean", "flatten"] = "mean",
         class_names: ClassNames | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[AdversarialOptions],
     ) -> None:
         self._of_model(
@@ -167,7 +168,7 @@ class AdversarialStatistics(MarginInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[AdversarialOptions],
     ) -> Self:
         return cls._of_features(
@@ -184,7 +185,7 @@ class AdversarialStatistics(MarginInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[AdversarialOptions],
     ) -> Self:
         return cls._of_graph(

@@ -22,6 +22,11 @@ from captum_margin.influence._options import (
     document_options,
     name_options,
 )
+from captum_margin.influence._published import (
+    Paper,
+    paper_form,
+    published_filter,
+)
 from captum_margin.influence.result import InfluenceResult, KMostInfluentialResults
 from captum_margin.influence.samples import (
     ClassNames,
@@ -39,7 +44,7 @@ from captum_margin.influence.settings import (
     replaced,
 )
 from captum_margin.neighbors import Neighbors
-from captum_margin.signal import Graph, HighPass, influence, rank
+from captum_margin.signal import Graph, influence, rank
 
 __all__ = ["Function", "MarginInfluence"]
 
@@ -70,7 +75,12 @@ class MarginInfluence(DataInfluence):
             the question's own, or ``function(graph, samples)`` that returns it from the
             :class:`~captum_margin.signal.Graph` and the :class:`Samples`. It is
             filtered plainly. Default: None.
-        paper (bool, optional): The question as in the MARGIN paper. Default: False.
+        paper (bool or str, optional): The question as in the MARGIN paper, with the
+            filter in one of the forms it was published in: ``"algorithm"`` or True,
+            f - A^p f, Algorithm 1; ``"arxiv"``, f - (A^p f) / M with M the positive
+            entries in a row of A^p, as in the listing of the arXiv edition;
+            ``"journal"``, the same of (A^p f) / M in place of f, as in the listing of
+            the journal. Default: False.
         **options: Fields of the class's ``settings``, or of its ``paper_settings``.
 
     Raises:
@@ -103,7 +113,7 @@ class MarginInfluence(DataInfluence):
         pooling: Literal["mean", "flatten"] = "mean",
         class_names: ClassNames | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[SettingsOptions],
     ) -> None:
         """See the class."""
@@ -133,7 +143,7 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from features instead of a model and its data.
@@ -147,7 +157,7 @@ class MarginInfluence(DataInfluence):
             class_names (optional): As in the class. Default: None.
             images (optional): As in :meth:`InfluenceResult.plot`. Default: None.
             function (optional): As in the class. Default: None.
-            paper (bool, optional): As in the class. Default: False.
+            paper (bool or str, optional): As in the class. Default: False.
             **options: As in the class.
 
         Raises:
@@ -167,7 +177,7 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[SettingsOptions],
     ) -> Self:
         """Starts from a neighbour graph instead of making one.
@@ -186,7 +196,7 @@ class MarginInfluence(DataInfluence):
             class_names (optional): As in the class. Default: None.
             images (optional): As in :meth:`from_features`. Default: None.
             function (optional): As in the class. Default: None.
-            paper (bool, optional): As in the class. Default: False.
+            paper (bool or str, optional): As in the class. Default: False.
             **options: As in the class.
 
         Raises:
@@ -279,9 +289,8 @@ class MarginInfluence(DataInfluence):
 
     def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
         """What of f the neighbours do not explain."""
-        layer = HighPass(self.used.shift, self.used.hops, isolated=self.used.isolated)
-        filtered: Tensor = layer(signal, graph.edge_index, graph.edge_weight)
-        return filtered
+        form = self.paper or "algorithm"
+        return published_filter(signal, graph, form, self.used)
 
     def _of_model(
         self,
@@ -292,7 +301,7 @@ class MarginInfluence(DataInfluence):
         pooling: Literal["mean", "flatten"],
         class_names: ClassNames | None,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         options: Mapping[str, Any],
     ) -> None:
         """Starts from a model, which every question does with options of its own."""
@@ -316,7 +325,7 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None,
         images: Any,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         options: Mapping[str, Any],
     ) -> Self:
         """Starts from features, as :meth:`_of_model` does from a model."""
@@ -340,7 +349,7 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None,
         images: Any,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         options: Mapping[str, Any],
     ) -> Self:
         """Starts from a graph, as :meth:`_of_model` does from a model."""
@@ -361,7 +370,7 @@ class MarginInfluence(DataInfluence):
         class_names: ClassNames | None,
         images: Any,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         options: Mapping[str, Any],
     ) -> Self:
         """Starts without a model, past a constructor that asks for one."""
@@ -374,13 +383,13 @@ class MarginInfluence(DataInfluence):
         self,
         samples: Samples | None,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         class_names: ClassNames | None,
         options: Mapping[str, Any],
     ) -> None:
         """What all constructors share."""
         self.used = self._settings(paper, options)
-        self.paper = paper
+        self.paper = paper_form(paper)
         self.function = function
         self.model = None
         self.train_dataset = None
@@ -393,7 +402,7 @@ class MarginInfluence(DataInfluence):
             self._check(samples)
 
     @classmethod
-    def _settings(cls, paper: bool, options: Mapping[str, Any]) -> Settings:
+    def _settings(cls, paper: bool | Paper, options: Mapping[str, Any]) -> Settings:
         settings = cls.paper_settings if paper else cls.settings
         return replaced(settings, options, cls.__name__)
 
@@ -424,7 +433,7 @@ class MarginInfluence(DataInfluence):
         }
         options["class_names"] = self._class_names
         options["function"] = self.function
-        options["paper"] = self.paper
+        options["paper"] = self.paper or False
         if self.model is not None:
             return type(self)(
                 self.model,

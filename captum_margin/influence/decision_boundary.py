@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack, override
 
 from captum_margin.influence._classes import class_signal
+from captum_margin.influence._published import Paper
 from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import ScoresNewSamples
 from captum_margin.influence.samples import ClassNames, Samples
@@ -114,7 +115,7 @@ class DecisionBoundary(ScoresNewSamples):
         pooling: Literal["mean", "flatten"] = "mean",
         class_names: ClassNames | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[DecisionBoundaryOptions],
     ) -> None:
         self._of_model(
@@ -139,7 +140,7 @@ class DecisionBoundary(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[DecisionBoundaryOptions],
     ) -> Self:
         return cls._of_features(
@@ -156,7 +157,7 @@ class DecisionBoundary(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[DecisionBoundaryOptions],
     ) -> Self:
         return cls._of_graph(
@@ -165,7 +166,7 @@ class DecisionBoundary(ScoresNewSamples):
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels
-        return class_signal(samples.labels, graph, disagreement=self.paper)
+        return class_signal(samples.labels, graph, disagreement=bool(self.paper))
 
     @override
     def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:

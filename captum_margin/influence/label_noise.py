@@ -16,6 +16,7 @@ from captum_margin.influence._probabilities import (
     as_probabilities,
     warn_of_learnt_labels,
 )
+from captum_margin.influence._published import Paper
 from captum_margin.influence.base import Function
 from captum_margin.influence.evidence import Evidence
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
@@ -157,7 +158,7 @@ class LabelNoise(ScoresNewSamples):
         pooling: Literal["mean", "flatten"] = "mean",
         class_names: ClassNames | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[LabelNoiseOptions],
     ) -> None:
         self._of_model(
@@ -184,7 +185,7 @@ class LabelNoise(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[LabelNoiseOptions],
     ) -> Self:
         """Starts from features instead of a model and its data.
@@ -221,7 +222,7 @@ class LabelNoise(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[LabelNoiseOptions],
     ) -> Self:
         """Starts from a neighbour graph instead of making one.
@@ -402,7 +403,7 @@ class LabelNoise(ScoresNewSamples):
 
     def _signal(self, graph: Graph, samples: Samples) -> Tensor:
         assert samples.labels is not None  # needs_labels
-        return class_signal(samples.labels, graph, disagreement=self.paper)
+        return class_signal(samples.labels, graph, disagreement=bool(self.paper))
 
     @override
     def _high_pass(self, signal: Tensor, graph: Graph, samples: Samples) -> Tensor:
@@ -447,7 +448,7 @@ class LabelNoise(ScoresNewSamples):
     def _is_plain(self, signal: Tensor) -> bool:
         """Whether f is only filtered: the paper's form, one's own, or one class."""
         one_class = signal.dim() == 1
-        return self.paper or self.function is not None or one_class
+        return bool(self.paper) or self.function is not None or one_class
 
     def _rounds(self) -> int:
         assert isinstance(self.used, LabelNoiseSettings)

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from captum_margin.influence._nodes import indices_of
 from captum_margin.influence._options import document_options, name_options
+from captum_margin.influence._published import Paper, paper_form
 from captum_margin.influence.active_learning import (
     ActiveLearning,
     ActiveLearningOptions,
@@ -41,7 +42,7 @@ class SelectNodes(BaseTransform):
         embeddings (Tensor, optional): As there. Default: None.
         function (Tensor or Callable, optional): As in
             :class:`~captum_margin.influence.ActiveLearning`. Default: None.
-        paper (bool, optional): As in ``select_nodes``. Default: False.
+        paper (bool or str, optional): As in ``select_nodes``. Default: False.
         **options: Those of :class:`~captum_margin.influence.ActiveLearning`.
 
     Raises:
@@ -66,7 +67,7 @@ class SelectNodes(BaseTransform):
         per_class: bool = False,
         embeddings: Tensor | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
@@ -77,7 +78,7 @@ class SelectNodes(BaseTransform):
         self.per_class = per_class
         self.embeddings = embeddings
         self.function = function
-        self.paper = paper
+        self.paper = paper_form(paper) or False
         self.options = options
 
     def forward(self, data: Any) -> Data:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack, override
 
+from captum_margin.influence._published import Paper
 from captum_margin.influence.base import Function
 from captum_margin.influence.new_samples import Extended, ScoresNewSamples
 from captum_margin.influence.samples import ClassNames, Samples
@@ -22,6 +23,7 @@ from captum_margin.signal import (
 )
 from captum_margin.signal._mmd_new import new_samples_mmd
 from captum_margin.signal.mmd import Estimate
+from captum_margin.signal.prototypes import prototypes_of_low_influence
 
 __all__ = ["Prototypes", "PrototypesOptions", "PrototypesSettings"]
 
@@ -45,12 +47,15 @@ class PrototypesSettings(Settings):
             ``"features"`` for many samples, or ``"paper"``, which is a density.
         gamma (float, optional): Of its kernel, as there.
         local (bool): Whether each class is on its own, where there are labels.
+        share (float): Of the samples that count as of low influence, with ``paper``
+            only: a threshold that the paper does not tell.
         seed (int): Of random features, and of the choice of prototypes.
     """
 
     estimate: Estimate = "exact"
     gamma: float | None = None
     local: bool = True
+    share: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class PrototypesOptions(SettingsOptions, total=False):
     estimate: Estimate
     gamma: float | None
     local: bool
+    share: float
     seed: int
 
 
@@ -113,7 +119,7 @@ class Prototypes(ScoresNewSamples):
     ``paper=True`` is case study I of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): f is the paper's equation 2 as printed, a
     density, filtered and squared with its sign lost; prototypes are the highest f among
-    the half of lowest influence. They crowd into the densest region.
+    the samples of lowest influence, see ``share``. They crowd into the densest region.
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
@@ -146,7 +152,7 @@ class Prototypes(ScoresNewSamples):
         k=25, sided="above", isolated="keep"
     )
     paper_settings: ClassVar[Settings] = PrototypesSettings(
-        k=25, estimate="paper", isolated="keep"
+        k=25, shift="symmetric", estimate="paper", isolated="keep"
     )
 
     def __init__(
@@ -159,7 +165,7 @@ class Prototypes(ScoresNewSamples):
         pooling: Literal["mean", "flatten"] = "mean",
         class_names: ClassNames | None = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[PrototypesOptions],
     ) -> None:
         self._of_model(
@@ -184,7 +190,7 @@ class Prototypes(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[PrototypesOptions],
     ) -> Self:
         return cls._of_features(
@@ -201,7 +207,7 @@ class Prototypes(ScoresNewSamples):
         class_names: ClassNames | None = None,
         images: Any = None,
         function: Function | None = None,
-        paper: bool = False,
+        paper: bool | Paper = False,
         **options: Unpack[PrototypesOptions],
     ) -> Self:
         return cls._of_graph(
@@ -227,8 +233,8 @@ class Prototypes(ScoresNewSamples):
 
         Returns:
             Tensor: Indices of shape (min(n, N),), int64, without repetition, those
-            that stand for the most samples first; under ``"paper"`` by rank, N / 2 at
-            most. The same for the same seed.
+            that stand for the most samples first; under ``"paper"`` by rank, a
+            ``share`` of N at most. The same for the same seed.
 
         Raises:
             ValueError: From a graph alone, or if ``n`` or ``rule`` is out of its range.
@@ -240,13 +246,21 @@ class Prototypes(ScoresNewSamples):
                 "start with from_features or a model"
             )
         used = self._used()
+        labels = samples.labels if used.local else None
+        if self.paper and self.function is None and rule != "cells":
+            result = self.result()
+            if labels is None:
+                labels = torch.zeros_like(result.scores, dtype=torch.long)
+            f, scores = result.function, result.scores
+            return prototypes_of_low_influence(f, scores, labels, used.share)[:n]
         return select_prototypes(
             samples.features,
             self._neighbors(samples).edge_index,
             n,
-            labels=samples.labels if used.local else None,
+            labels=labels,
             rule=rule or ("paper" if self.paper else "cells"),
             gamma=used.gamma,
+            share=used.share,
             seed=used.seed,
         )
 
@@ -301,7 +315,7 @@ class Prototypes(ScoresNewSamples):
         self,
         samples: Samples | None,
         function: Function | None,
-        paper: bool,
+        paper: bool | Paper,
         class_names: ClassNames | None,
         options: Mapping[str, Any],
     ) -> None:

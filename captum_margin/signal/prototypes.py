@@ -33,7 +33,7 @@ from captum_margin.signal.mmd import Estimate, leave_neighborhood_out_mmd
 from captum_margin.signal.protocol import influence
 from captum_margin.signal.select import lowest_share, rank, top
 
-__all__ = ["select_criticisms", "select_prototypes"]
+__all__ = ["prototypes_of_low_influence", "select_criticisms", "select_prototypes"]
 
 
 def select_prototypes(
@@ -59,8 +59,8 @@ def select_prototypes(
 
     ``rule="paper"`` (case study I of MARGIN, https://arxiv.org/abs/1711.05407) takes
     the function :func:`leave_neighborhood_out_mmd` as in the paper, keeps the nodes of
-    low influence and ranks them by the function, class by class in turn with labels.
-    Its picks crowd into the densest region.
+    low influence (of the symmetric shift) and ranks them by the function, class by
+    class in turn with labels. Its picks crowd into the densest region.
 
     Args:
         features (Tensor): Shape (N, F), floating, integer or bool.
@@ -71,8 +71,8 @@ def select_prototypes(
         rule (str, optional): ``"cells"`` or ``"paper"``. Default: ``"cells"``.
         gamma (float, optional): Of the kernel; ``"paper"`` only.
             Default: None, as in :func:`leave_neighborhood_out_mmd`.
-        share (float, optional): Of the nodes that count as of low influence;
-            ``"paper"`` only. Default: 0.5.
+        share (float, optional): Of the nodes that count as of low influence, a
+            threshold that the paper does not tell; ``"paper"`` only. Default: 0.5.
         sweeps (int, optional): Rounds of moves at most; ``"cells"`` only. Default: 5.
         seed (int, optional): Of seeds and moves; ``"cells"`` only. Default: 0.
         block_size (int, optional): Rows of distances held at once. Default: None,
@@ -116,7 +116,8 @@ def select_prototypes(
             estimate="paper",
             block_size=block_size,
         )
-        return _by_function(f, edge_index, group, share)[:n]
+        scores = influence(HighPass("symmetric")(f, edge_index))
+        return prototypes_of_low_influence(f, scores, group, share)[:n]
     if rule != "cells":
         raise ValueError(f"expected rule 'cells' or 'paper' (got {rule!r})")
     n = min(n, x.size(0))
@@ -218,9 +219,21 @@ def _groups(x: Tensor, labels: Tensor | None) -> Tensor:
     return group
 
 
-def _by_function(f: Tensor, edge_index: Tensor, group: Tensor, share: float) -> Tensor:
-    """Nodes of low influence by the function, highest first; classes take turns."""
-    low = lowest_share(influence(HighPass()(f, edge_index)), share)
+def prototypes_of_low_influence(
+    f: Tensor, scores: Tensor, group: Tensor, share: float
+) -> Tensor:
+    """Nodes of low influence by the function, highest first; classes take turns.
+
+    Args:
+        f (Tensor): The function, (N,).
+        scores (Tensor): The influence, (N,).
+        group (Tensor): The class of each node, 0 .. C-1, (N,).
+        share (float): Of the nodes that count as of low influence.
+
+    Returns:
+        Tensor: Node indices (M,).
+    """
+    low = lowest_share(scores, share)
     low = low[rank(f[low])]
     # The first of each class, then the second of each, and so on.
     by_class = group[low].argsort(stable=True)

@@ -1,9 +1,10 @@
 """Slow, independent NumPy restatements of the graph-signal core.
 
 Nothing here imports captum_margin. The dense filter and the brute-force graph are the
-definitions. The two listings restate, in our words, what the MARGIN listing computes in
-its two known forms: the filter alone, and the filter after a smoothing (the form of the
-research code in circulation). Evident slips are marked SLIP.
+definitions. The two listings restate, in our words, what the code printed in MARGIN
+computes: at the end of the arXiv edition the filter alone, in the journal's (section
+"Python Implementation of Margin") the filter after a smoothing. Both have p = 1 as
+their default. Slips are marked SLIP.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def support_normalized(
     return f - ((power @ f).T / count).T
 
 
-def listing_filter(weights: np.ndarray, f: np.ndarray, p: int = 2) -> np.ndarray:
-    """The listing that filters f directly; influence in [0, 1], shape (N,).
+def listing_arxiv(weights: np.ndarray, f: np.ndarray, p: int = 1) -> np.ndarray:
+    """The arXiv edition's listing, which filters f; influence in [0, 1], shape (N,).
 
     - SLIP: degrees are numbers of edges, whatever the weights, so that a weighted
       graph is not normalised.
@@ -62,11 +63,11 @@ def listing_filter(weights: np.ndarray, f: np.ndarray, p: int = 2) -> np.ndarray
     return np.abs(filtered) / np.abs(filtered).max()
 
 
-def listing_smooth_then_filter(
-    weights: np.ndarray, f: np.ndarray, p: int = 2
-) -> np.ndarray:
-    """The listing that first smooths f by the same operator; slips as above.
+def listing_journal(weights: np.ndarray, f: np.ndarray, p: int = 1) -> np.ndarray:
+    """The journal's listing, which first smooths f likewise; slips as above.
 
+    - SLIP: its power is taken element by element; here it is that of the matrix, as in
+      the other listing. With p = 1 they are the same.
     - SLIP: smoothing with the divided operator also shrinks f by about the number of
       nodes within p hops, so well-connected nodes count less.
     """
