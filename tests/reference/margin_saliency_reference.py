@@ -158,10 +158,11 @@ def kernel_of_axis(n_patches, deviation, smallest_share):
 
 
 def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10):
-    """The map (P,) that explains the scores of all rounds, as a Gaussian process.
+    """The map (P,) that explains the scores of all rounds, and its standard errors.
 
-    ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is the covariance of the
-    map before there are scores, and a prior (P,) gives its mean but for the scale.
+    A Gaussian process. ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is
+    the covariance of the map before there are scores, and a prior (P,) gives its mean
+    but for the scale.
     """
     filtered, filtered_presence = [], []
     for scores, presence, sizes in rounds:
@@ -171,7 +172,7 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
     s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
     n = len(s)
     covariance = kernel * n / np.trace(z @ kernel @ z.T)
-    inverses, likelihoods = [], []
+    inverses, likelihoods, variances = [], [], []
     for noise in noises:
         total = z @ covariance @ z.T + noise * np.eye(n)
         inverses.append(np.linalg.inv(total))
@@ -179,6 +180,8 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
         variance = s @ inverses[-1] @ s / n
         log_determinant = np.linalg.slogdet(total)[1]
         likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
+        known = covariance @ z.T @ inverses[-1] @ z @ covariance
+        variances.append(variance * np.diag(covariance - known))
     odds = np.exp(np.array(likelihoods) - max(likelihoods))
     odds = odds / odds.sum()
 
@@ -205,4 +208,5 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
         away = sizes - sizes.mean()
         along += (away * (left - left.mean())).sum()
         energy += (away**2).sum()
-    return (phi + along / energy) * patches_a_cell
+    error = np.sqrt(odds @ np.array(variances))
+    return (phi + along / energy) * patches_a_cell, error * patches_a_cell

@@ -13,7 +13,9 @@ smooth fields, the eigenvectors of a Gaussian kernel. The mean of :math:`\varphi
 the scores is a ridge regression, :math:`\varphi = R s_h`, of the cross-energies
 :math:`B^\top Z_h^\top s_h`; where noise is all there is, it is them, smoothed. How
 noisy the scores are they tell themselves: R is the mean over values of
-:math:`\lambda`, weighted by the likelihood of the scores.
+:math:`\lambda`, weighted by the likelihood of the scores. So is the variance of
+:math:`\varphi` at a patch with fields b, :math:`\tau \lambda\, b^\top (B^\top
+Z_h^\top Z_h B + \lambda I)^{-1} b`, with the most likely :math:`\tau`.
 
 A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
 are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
@@ -26,6 +28,7 @@ prior that they contradict, with a slope below 0, is dropped.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,23 +110,28 @@ class JointEvidence:
         self._sizes.append(sizes - sizes.mean())
         return filtered[:, 0]
 
-    def evidence(self) -> Tensor:
+    def evidence(self, standard_errors: float = 0.0) -> Tensor:
         """The map on the patches, (h * w,), float64, on the CPU.
 
         Its unit is that of the score: how much it rises when a cell around the patch is
         shown. Zeros where the scores are all alike.
 
-        Cost: O((N + D) * D^2) time for D fields, 100 to 400.
+        Args:
+            standard_errors (float, optional): How many are taken off: what is then
+                above zero is evidence beyond them. Default: 0.0
+
+        Cost: O((N + D + h * w) * D^2) time for D fields, 100 to 400.
         """
         filtered = torch.cat(self._filtered)
         scores, features = filtered[:, 0], filtered[:, 1:]
         if not scores.any():
             return features.new_zeros(self.shape[0] * self.shape[1])
+        fit = _ridge(scores, features)
         if self.prior is None:
-            coefficients = _ridge(scores, features, scores[:, None])[:, 0]
+            coefficients = fit(scores[:, None])[:, 0]
         else:
             both = torch.stack([scores, features @ self.prior], dim=1)
-            told, told_of_prior = _ridge(scores, features, both).T
+            told, told_of_prior = fit(both).T
             confirmed = _slope(self._field(told), self._field(told_of_prior))
             coefficients = told + confirmed * (self.prior - told_of_prior)
         # What all patches have in common is filtered away; how much the unions gain by
@@ -131,13 +139,24 @@ class JointEvidence:
         unfiltered, sizes = torch.cat(self._unfiltered), torch.cat(self._sizes)
         rest = unfiltered[:, 0] - unfiltered[:, 1:] @ coefficients
         common = (sizes @ rest) / sizes.square().sum()
-        return (self._field(coefficients) + common) * self.patches_a_cell
+        field = self._field(coefficients) + common
+        if standard_errors:
+            field -= standard_errors * self._standard_error(fit)
+        return field * self.patches_a_cell
 
     def _field(self, coefficients: Tensor) -> Tensor:
         """The map of coefficients (D,), (h * w,)."""
         rows, columns = (axis.to(coefficients) for axis in self.axes)
         grid = coefficients.view(rows.shape[1], columns.shape[1])
         return (rows @ grid @ columns.T).flatten()
+
+    def _standard_error(self, fit: _Ridge) -> Tensor:
+        """That of the map at each patch, (h * w,)."""
+        rows, columns = (axis.to(fit.vectors) for axis in self.axes)
+        grids = fit.vectors.T.view(-1, rows.shape[1], columns.shape[1])
+        modes = (rows @ grids @ columns.T).flatten(1)  # (D, h * w)
+        error: Tensor = (fit.variances @ modes.square()).sqrt()
+        return error
 
     def _coefficients(self, field: Tensor) -> Tensor:
         """Those of a map (h * w,), brought to mean 0 and spread 1, (D,)."""
@@ -168,28 +187,42 @@ def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     return fields
 
 
-def _ridge(scores: Tensor, features: Tensor, targets: Tensor) -> Tensor:
-    r"""Ridge regressions with as much noise as the scores seem to have.
+class _Ridge(NamedTuple):
+    """Ridge regressions with as much noise as the scores seem to have.
 
     Args:
-        scores (Tensor): (N,).
         features (Tensor): (N, D).
-        targets (Tensor): What is explained, (N, T).
-
-    Returns:
-        Tensor: Coefficients of the features, (D, T).
+        vectors (Tensor): Of the features' Gram matrix, in columns, (D, D).
+        shrunk (Tensor): What divides along each of them, (D,).
+        variances (Tensor): Of the coefficient along each of them, (D,).
     """
+
+    features: Tensor
+    vectors: Tensor
+    shrunk: Tensor
+    variances: Tensor
+
+    def __call__(self, targets: Tensor) -> Tensor:
+        """Coefficients (D, T) of the features that explain targets (N, T)."""
+        turned = self.vectors.T @ (self.features.T @ targets)
+        coefficients: Tensor = self.vectors @ (self.shrunk[:, None] * turned)
+        return coefficients
+
+
+def _ridge(scores: Tensor, features: Tensor) -> _Ridge:
+    """The regression that fits scores (N,), not all 0, by features (N, D)."""
     n_unions, n_features = features.shape
-    scale = features.square().sum(dim=1).mean().rsqrt()
-    features = features * scale
-    values, vectors = torch.linalg.eigh(features.T @ features)
+    square = features.square().sum(dim=1).mean()  # the energy of a union's fields
+    values, vectors = torch.linalg.eigh(features.T @ features / square)
     noises = torch.tensor(_NOISES).to(values)[:, None]
     noisy = values.clamp(min=0) + noises  # (L, D)
-    explained = ((vectors.T @ (features.T @ scores)).square() / noisy).sum(dim=1)
-    left = (1 - explained / scores.square().sum()) / noises[:, 0]
+    turned = (vectors.T @ (features.T @ scores)).square() / square
+    explained = (turned / noisy).sum(dim=1)
+    energy = scores.square().sum()
+    left = (1 - explained / energy) / noises[:, 0]
     # The logarithm of the likelihood, with the most likely tau, but for a constant.
     spread = noisy.log().sum(dim=1) + (n_unions - n_features) * noises[:, 0].log()
     likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
-    turned = vectors.T @ (features.T @ targets)
-    coefficients: Tensor = vectors @ ((likely @ (1 / noisy))[:, None] * turned)
-    return scale * coefficients
+    tau = left * energy / n_unions
+    variances = likely @ (tau[:, None] * noises / noisy) / square
+    return _Ridge(features, vectors, likely @ (1 / noisy) / square, variances)

@@ -25,6 +25,8 @@ _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
+# Taken off the map: what is above zero is evidence, and not the noise of few unions.
+_STANDARD_ERRORS = 1.0
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -76,7 +78,9 @@ def explain_by_varied_unions(
             filtered = joint[i].add(of_domain, domain.presence, domain.sizes)
             energy = influence(filtered).to(of_domain)
             stages[i] = (*stages[i], Stage(domain, of_domain, energy))
-            evidence[i] = joint[i].evidence().to(nothing)
+            last = number == n_rounds - 1
+            beyond = _STANDARD_ERRORS if last else 0.0
+            evidence[i] = joint[i].evidence(beyond).to(nothing)
             if evidence[i].max() > evidence[i].min():
                 focus[i] = evidence[i]
     return [

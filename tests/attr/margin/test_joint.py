@@ -58,7 +58,7 @@ def test_against_a_gaussian_process(with_prior, counts):
             for n, cell in zip(SHAPE, CELL, strict=True)
         )
     )
-    expected = reference.joint_evidence(
+    expected, error = reference.joint_evidence(
         [tuple(part.numpy() for part in of_round) for of_round in made],
         kernel,
         CELL[0] * CELL[1],
@@ -66,8 +66,11 @@ def test_against_a_gaussian_process(with_prior, counts):
         None if prior is None else prior.numpy(),
         joint._NEIGHBOR_SHARE,
     )
-    found = gathered(made, prior).evidence()
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    one = gathered(made, prior)
+    np.testing.assert_allclose(one.evidence(), expected, rtol=1e-6, atol=1e-7)
+    for errors in (1.0, 2.5):
+        bounded = expected - errors * error
+        np.testing.assert_allclose(one.evidence(errors), bounded, rtol=1e-6, atol=1e-6)
 
 
 def test_filtered_scores_are_those_of_each_round():
@@ -117,6 +120,32 @@ def test_a_right_prior_helps_and_a_wrong_one_is_dropped():
     made = rounds((200, 200), noise=0.0)
     without = gathered(made).evidence()
     torch.testing.assert_close(gathered(made, -true_map()).evidence(), without)
+
+
+def test_errors_are_as_large_as_they_say():
+    """Maps drawn as the model thinks they are: how far from them what is found is."""
+    kernel = np.kron(
+        *(
+            reference.kernel_of_axis(n, KERNEL * cell, joint._SMALLEST_SHARE)
+            for n, cell in zip(SHAPE, CELL, strict=True)
+        )
+    )
+    root = torch.from_numpy(np.linalg.cholesky(kernel + 1e-9 * np.eye(len(kernel))))
+    generator = torch.Generator().manual_seed(0)
+    away = []
+    for seed in range(30):
+        truth = root @ torch.randn(N_PATCHES, generator=generator, dtype=DOUBLE)
+        made = []
+        for _, presence, sizes in rounds((60,), seed=seed):
+            noise = torch.randn(60, generator=generator, dtype=DOUBLE)
+            made.append((presence @ truth + 3 * noise, presence, sizes))
+        one = gathered(made)
+        found, error = one.evidence(), one.evidence() - one.evidence(1.0)
+        difference = (found - truth * CELL[0] * CELL[1]) / error
+        # What all patches have in common is estimated apart, from few numbers.
+        away.append(difference - difference.mean())
+    spread = torch.cat(away).std()
+    assert 0.85 < spread < 1.15
 
 
 def a_smooth_map():

@@ -121,11 +121,12 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
         weights = knn_weights(sizes[:, None], max(1, count // joint._NEIGHBOR_SHARE))
         filtered = high_pass(weights, np.array(scores), "random_walk")
         np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-6, atol=1e-14)
-        evidence = reference.joint_evidence(
+        evidence, error = reference.joint_evidence(
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
         )
         before = torch.from_numpy(evidence)
-    expected = reference.enlarged(evidence.reshape(patches), size)
+    bounded = evidence - varied._STANDARD_ERRORS * error
+    expected = reference.enlarged(bounded.reshape(patches), size)
     scale = abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.networks.trained import NetworkName
-from tests.benchmarks.saliency.bench import mean_and_error
+from tests.benchmarks.saliency.bench import difference_of_means, mean_and_error
 from tests.benchmarks.saliency.methods import Photograph
 from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS
 
@@ -95,6 +95,32 @@ def summarised(of: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, An
             difference = mean_and_error((values - of[best][key]).tolist())
             rows[name]["it_minus_control"][key] = {"control": best, **difference}
     return rows
+
+
+def updated(
+    rows: Mapping[str, dict[str, Any]], later: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The rows of a record with those of a later run on the same pictures.
+
+    Scores of each picture are not in a record, so that differences to a row of the
+    other run have the error of two independent means.
+    """
+    merged = {**rows, **later}
+    ours = merged[MAIN_ROW]["metrics"]
+    controls = [name for name in CONTROLS if name in merged]
+    for name, row in merged.items():
+        if name != MAIN_ROW and (name in later) != (MAIN_ROW in later):
+            row["ours_minus_it"] = {
+                key: difference_of_means(ours[key], mean)
+                for key, mean in row["metrics"].items()
+            }
+        if name in CONTROLS or name not in later or set(controls) & set(later):
+            continue
+        for key, mean in row["metrics"].items():
+            best = max(controls, key=lambda c: merged[c]["metrics"][key]["mean"])
+            difference = difference_of_means(mean, merged[best]["metrics"][key])
+            row["it_minus_control"][key] = {"control": best, **difference}
+    return merged
 
 
 def beats_controls(row: Mapping[str, Any], key: str) -> bool:
