@@ -117,8 +117,9 @@ class JointEvidence:
         shown. Zeros where the scores are all alike.
 
         Args:
-            standard_errors (float, optional): How many are taken off: what is then
-                above zero is evidence beyond them. Default: 0.0
+            standard_errors (float, optional): How many are taken off, of the mean
+                patch: what is then above zero is evidence beyond them, and the order
+                of the patches is what it was. Default: 0.0
 
         Cost: O((N + D + h * w) * D^2) time for D fields, 100 to 400.
         """
@@ -141,7 +142,7 @@ class JointEvidence:
         common = (sizes @ rest) / sizes.square().sum()
         field = self._field(coefficients) + common
         if standard_errors:
-            field -= standard_errors * self._standard_error(fit)
+            field -= standard_errors * self._standard_error(fit).square().mean().sqrt()
         return field * self.patches_a_cell
 
     def _field(self, coefficients: Tensor) -> Tensor:

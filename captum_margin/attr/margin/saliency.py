@@ -94,8 +94,9 @@ class MarginSaliency(PerturbationAttribution):
       (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On images
       the unions are soft, of smooth random fields, and come in four rounds, of which
       each later one varies the map drawn so far; one smooth map is fitted to the
-      filtered scores of all, and its standard error taken off. Fewer than 151 evaluations are one round of overlapping
-      tents on a 7 x 7 grid, but with a ``prior``, which takes the first rounds' place.
+      filtered scores of all, and its standard error taken off. Fewer than 151
+      evaluations are one round of overlapping tents on a 7 x 7 grid, but with a
+      ``prior``, which takes the first rounds' place.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.
@@ -221,8 +222,8 @@ class MarginSaliency(PerturbationAttribution):
               For unions in units of the score: how much it rises when the part is
               shown; of rounds of soft unions less a standard error, so that what is
               above zero stands out of the noise of few unions, and what is below it
-              need not speak against the class. Zero everywhere, with a warning, where no masked copy changed
-              the score.
+              need not speak against the class. Zero everywhere, with a warning, where
+              no masked copy changed the score.
             - **details** (*MarginDetails*): With ``return_details=True``.
 
         Raises:

@@ -25,7 +25,8 @@ _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
-# Taken off the map: what is above zero is evidence, and not the noise of few unions.
+# Taken off the map, so that what is above zero is evidence and not the noise of few
+# unions. One, as it is: the order of the pixels is the same with any number.
 _STANDARD_ERRORS = 1.0
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16

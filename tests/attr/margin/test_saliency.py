@@ -125,7 +125,7 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
         )
         before = torch.from_numpy(evidence)
-    bounded = evidence - varied._STANDARD_ERRORS * error
+    bounded = evidence - varied._STANDARD_ERRORS * np.sqrt((error**2).mean())
     expected = reference.enlarged(bounded.reshape(patches), size)
     scale = abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)

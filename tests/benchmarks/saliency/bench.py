@@ -209,19 +209,15 @@ def rows_of(records: Records) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def update(cache: Path, out: Path, before: Path | None) -> None:
+def update(cache: Path, out: Path) -> None:
     """Replaces the rows that the cache holds by those of this later run.
 
     The other rows stay, and so must the pictures. A method whose code has not
     changed shows what else has: its difference to the row it had is kept as
     ``"unchanged"``. MarginSaliency's own scores of each picture are not in the
-    record, so that differences to it have the error of two independent means. A later
-    MarginSaliency comes with the maps of the record's, made again in ``before``: the
-    differences to others move by what it has gained on each picture, and their errors
-    grow by that of the gain, which is the most they can grow.
+    record, so that differences to it have the error of two independent means.
     """
     record = json.loads(out.read_text())
-    former = {} if before is None else load_records(before)
     for network, records in load_records(cache).items():
         found = record["networks"][network]
         rows = found["methods"]
@@ -252,40 +248,9 @@ def update(cache: Path, out: Path, before: Path | None) -> None:
                 "versions": versions(),
                 "machine": machine(),
             }
-        if MAIN_ROW in records:
-            gained = gains(records[MAIN_ROW], former[network][MAIN_ROW])
-            later["gained"] = gained
-            fresh = rows_of(records)
-            for name, row in rows.items():
-                row["paired"] = (
-                    fresh[name]["paired"]
-                    if name in fresh
-                    else moved(row["paired"], gained)
-                )
         found["methods"] = best_first(rows)
         print_table(network, found["methods"])
     out.write_text(json.dumps(record, indent=1))
-
-
-def gains(later: dict[str, Any], former: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What a method has gained since, on the same pictures."""
-    if sorted(later) != sorted(former):
-        raise ValueError("expected the same pictures before and now")
-    return {
-        key: mean_and_error([later[s][key] - former[s][key] for s in later])
-        for key in PAIRED
-    }
-
-
-def moved(
-    paired: dict[str, dict[str, float]], gained: dict[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    """Differences of ours to another once ours has gained; the errors at most."""
-    parts = ("mean", "standard_error")
-    return {
-        key: {part: cell[part] + gained[key][part] for part in parts}
-        for key, cell in paired.items()
-    }
 
 
 def load_records(cache: Path) -> dict[NetworkName, Records]:
@@ -362,13 +327,12 @@ def main() -> int:
     parser.add_argument("--purpose", choices=("tuning", "report"), default="report")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("--before", type=Path, help="cache of MarginSaliency as it was")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
     arguments = parser.parse_args()
     if arguments.report:
         report(arguments.cache, arguments.out)
     elif arguments.update:
-        update(arguments.cache, arguments.out, arguments.before)
+        update(arguments.cache, arguments.out)
     else:
         n_failed = run(
             arguments.networks,
