@@ -28,6 +28,7 @@ from captum_margin._model.captum import (
 )
 from captum_margin._model.precision import full_precision
 from captum_margin._model.segments import element_partition, is_image, slic_segments
+from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
     check_place_of_prior,
@@ -222,8 +223,9 @@ class MarginSaliency(PerturbationAttribution):
               For unions in units of the score: how much it rises when the part is
               shown; of rounds of soft unions less a standard error, so that what is
               above zero stands out of the noise of few unions, and what is below it
-              need not speak against the class. Zero everywhere, with a warning, where
-              no masked copy changed the score.
+              need not speak against the class; where nothing is above zero a warning
+              says so. Zero everywhere, with a warning, where no masked copy changed the
+              score.
             - **details** (*MarginDetails*): With ``return_details=True``.
 
         Raises:
@@ -297,7 +299,7 @@ class MarginSaliency(PerturbationAttribution):
                 progress=progress,
             )
         maps = _assemble(explanations, formatted, signed)
-        _warn_of_unmoved_scores(explanations)
+        _warn_of_empty_maps(explanations)
         attributions = format_output(is_tuple, maps)
         if not return_details:
             return attributions
@@ -450,7 +452,7 @@ def _assemble(
     return tuple(maps)
 
 
-def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
+def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
     for example, explanation in enumerate(explanations):
         scores = torch.cat([stage.scores for stage in explanation.stages])
         zero = not any(bool(of_input.any()) for of_input in explanation.maps)
@@ -458,6 +460,16 @@ def _warn_of_unmoved_scores(explanations: list[ExampleMaps]) -> None:
             warnings.warn(
                 f"no masked copy of example {example} changed the score of the target: "
                 "its map is zero; see whether the baseline differs from the input and "
+                "the target is the class you mean",
+                stacklevel=2,
+            )
+        elif isinstance(explanation.stages[0].domain, FocusedUnions) and all(
+            bool((of_input <= 0).all()) for of_input in explanation.maps
+        ):
+            warnings.warn(
+                f"nothing in example {example} speaks for the target beyond the noise "
+                f"of {len(scores)} masked copies: its map has no value above zero, and "
+                "what is highest is a guess; take more n_evaluations, or see whether "
                 "the target is the class you mean",
                 stacklevel=2,
             )
