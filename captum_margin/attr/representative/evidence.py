@@ -74,9 +74,10 @@ def warn_of_few(n_examples: int, stacklevel: int, without_images: bool = False) 
     else:
         maps = "all but Grad-CAM's (unless paper=True)"
     warnings.warn(
-        f"{n_examples} of the interpretations cover fewer than {_FEW} references "
-        f"that are predicted alike, too few to be representative: their maps are {maps}"
-        "; give references that the model predicts as these classes, 20 of each",
+        f"fewer than {_FEW} references that are predicted alike are covered by "
+        f"{n_examples} of the interpretations, too few to be representative; of these "
+        f"the maps are {maps}; give references that the model predicts as these "
+        "classes, 20 of each",
         stacklevel=stacklevel + 1,
     )
 

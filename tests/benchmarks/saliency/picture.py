@@ -97,9 +97,12 @@ def maps(
     hook = layer.register_forward_hook(lambda _, x, __: batches.append(len(x[0])))
     explainer.fit(references, seed=0)
     hook.remove()
+    backward: list[int] = []
+    hook = layer.register_full_backward_hook(lambda *_: backward.append(1))
     one = explain(explainer, image, target, **positive)
+    hook.remove()
     heat = LayerAttribution.interpolate(one.attributions, size, "bilinear")
-    cost = f"{one.n_forward} forward, after a fit of {sum(batches)}"
+    cost = f"{one.n_forward} forward, {len(backward)} backward, fit {sum(batches)}"
     found.append(("RepresentativeInterpretation", heat, cost))
 
     coalition = explain(CoalitionPerturbation(model), image, target)
