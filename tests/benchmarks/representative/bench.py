@@ -1,6 +1,6 @@
 """Representative interpretations on unseen images against CAMs, as the paper's Table 1.
 
-Lam et al., ICCV 2021, section 5. Average drop and average increase when the top 20% of
+Lam et al., ICCV 2021, section 6.2. Average drop and average increase when the top 20% of
 the pixels are kept, black elsewhere, for the class the net predicts, on images that
 neither the net nor the explainer saw. Each repetition has a seed of its own.
 
