@@ -792,8 +792,9 @@ def _joint_centers(maps: Tensor, n_centers: int, seed: int) -> tuple[Tensor, Ten
     from sklearn.metrics import pairwise_distances_argmin
 
     points = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).numpy()
-    n_centers = min(n_centers, len(np.unique(points, axis=0)))
-    means = KMeans(n_centers, n_init=4, random_state=seed).fit(points)
+    n_centers = min(n_centers, len(points))
+    # One start: four would take minutes where feature maps have 10^5 values.
+    means = KMeans(n_centers, n_init=1, random_state=seed).fit(points)
     nearest = pairwise_distances_argmin(means.cluster_centers_, points)
     centers = torch.from_numpy(means.cluster_centers_).view(-1, *maps.shape[1:])
     return torch.from_numpy(nearest), centers

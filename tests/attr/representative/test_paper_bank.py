@@ -26,14 +26,16 @@ def test_centres_are_a_fixed_point_of_k_means_of_all_feature_maps(kind):
     means = bank.means.numpy()
     assert means.shape[1:] == c.psi.shape[1:]
     clusters = np.array(oracle.joint_clusters(c.psi, means))
-    for number, (center, one) in enumerate(zip(bank.centers.tolist(), bank, strict=True)):
+    for number, (center, one) in enumerate(
+        zip(bank.centers.tolist(), bank, strict=True)
+    ):
         # Lloyd's: each centre is the mean of what is nearest to it.
         expected = c.psi[clusters == number].mean(axis=0)
         np.testing.assert_allclose(means[number], expected, rtol=1e-6, atol=1e-8)
         far = [((psi - means[number]) ** 2).sum() for psi in c.psi]
         # Of a cluster of two neither is nearer, but for rounding.
         np.testing.assert_allclose(far[center], min(far), rtol=1e-6)
-        chosen, sides, covered, _ = polytope(c, c.psi[center], c.classes[center])
+        chosen, _, covered, _ = polytope(c, c.psi[center], c.classes[center])
         assert one.boundaries.reference.tolist() == [c.sampled[h] for h in chosen]
         assert one.covered.tolist() == covered
     ranks = [(-one.purity, -len(one.covered)) for one in bank]
