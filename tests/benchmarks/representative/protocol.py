@@ -26,7 +26,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from tests.benchmarks.photographs import load_image
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.representative import ace
 from tests.benchmarks.representative.bench import (
+    CHUNK,
     KEEP,
     Upper,
     cam,
@@ -62,11 +62,21 @@ COMMAND = "python -m tests.benchmarks.representative.protocol"
 TASKS = ("cats_dogs_deep", "cats_dogs_efficientnet")
 N_UNSEEN = 1000  # or all there are
 N_BOUNDARIES = (50, 10, 200)  # the first is the paper's
-RUNS = 5
-SCORE_CAM_RUNS = {"cats_dogs_deep": 3}  # 512 or 1,280 passes a centre
-GROUPS = ("bank", "peers", "ace", "score_cam")
+# Runs of each group of methods; Score-CAM takes 512 or 1,280 passes a centre.
+RUNS = {
+    "cats_dogs_deep": {
+        "bank": 5,
+        "peers": 5,
+        "boundaries": 2,
+        "default": 1,
+        "ace": 2,
+        "score_cam": 2,
+    },
+    "cats_dogs_efficientnet": {"bank": 3, "peers": 3, "boundaries": 1},
+}
+GROUPS = tuple(RUNS["cats_dogs_deep"])
 # ACE looks at some sixty segments an image: at those of fewer images.
-ACE_REFERENCES, ACE_UNSEEN = 300, 200
+ACE_REFERENCES, ACE_UNSEEN = 120, 100
 PAPER = {"relu_attributions": True, "paper": True}
 OURS = "RI, |Q| = 50"
 PEER = "Grad-CAM"
@@ -93,11 +103,22 @@ class Data:
             )
             self.output = torch.cat([head(x) for x in self.maps.split(256)])
 
-    @cache  # noqa: B019
-    def bank(self, seed: int) -> tuple[RepresentativeInterpretation, Any]:
+    def bank(self, seed: int) -> InterpretationBank:
         """The paper's bank of one run, with its number of boundaries."""
-        explainer = self.explainer(seed, N_BOUNDARIES[0])
-        return explainer, explainer.bank(10, seed=seed, paper=True)
+        bank = self.explainer(seed, N_BOUNDARIES[0]).bank(10, seed=seed, paper=True)
+        which = bank.assign(self.maps).which
+        torch.save((bank.centers, bank.means, which), self._path(seed))
+        return bank
+
+    def centres(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """References of the bank, means of the clusters, what unseen images take."""
+        if not self._path(seed).exists():
+            self.bank(seed)
+        centers, means, which = torch.load(self._path(seed), weights_only=True)
+        return centers, means, which
+
+    def _path(self, seed: int) -> Path:
+        return self.folder / f"{self.task.name}_centres_{seed}.pt"
 
     def explainer(self, seed: int, n_boundaries: int) -> RepresentativeInterpretation:
         explainer = RepresentativeInterpretation(self.upper, self.upper.feature_map)
@@ -109,6 +130,11 @@ class Data:
             self.task, self.unseen, self.maps, self.output, method
         )
         return {"drop": drops, "increase": increases}
+
+    def score_maps(self, heat: Tensor) -> dict[str, Any]:
+        """The same of heat maps that are made already, (n, 1, h, w)."""
+        parts = iter(heat.split(CHUNK))
+        return self.score(lambda maps, classes: next(parts))
 
 
 def nearest(maps: Tensor, means: Tensor) -> Tensor:
@@ -169,86 +195,92 @@ def describe(
 
 
 def banks(data: Data, seed: int) -> dict[str, Any]:
-    """Ours: by the paper with each |Q|, by nearest centres alone, and the default."""
-    explainer, bank = data.bank(seed)
-    means = bank.means
-    assert isinstance(bank, InterpretationBank)
+    """Ours, by the paper."""
+    bank = data.bank(seed)
     which, covered = bank.assign(data.maps)
-    found: dict[str, Any] = {
-        OURS: data.score(lambda maps, classes: bank.attribute(maps, **PAPER))
+    assert bank.means is not None
+    again = covering(list(bank), bank.means, data.maps)
+    assert torch.equal(again[0], which) and torch.equal(again[1], covered)
+    return {
+        OURS: data.score(lambda maps, _: bank.attribute(maps, **PAPER))
         | describe(data, list(bank), which, covered)
-        | {"distinct_centres": len(bank.centers.unique())},
-        "RI, nearest centre alone": data.score(
-            lambda maps, classes: under(list(bank), maps, nearest(maps, means))
-        )
-        | describe(data, list(bank), nearest(data.maps, means), covered),
+        | {"distinct_centres": len(bank.centers.unique())}
     }
-    again, inside = covering(list(bank), means, data.maps)
-    assert torch.equal(again, which) and torch.equal(inside, covered)
+
+
+def boundaries(data: Data, seed: int) -> dict[str, Any]:
+    """Ours at the same centres, with fewer boundaries and with more."""
+    centers, means, _ = data.centres(seed)
+    found = {}
     for n_boundaries in N_BOUNDARIES[1:]:
-        other = data.explainer(seed, n_boundaries)
-        centres = data.references[bank.centers]
-        singles = [other.interpret(centre[None]) for centre in centres]
-        found[f"RI, |Q| = {n_boundaries}"] = data.score(
-            lambda maps, classes, singles=singles: under(  # type: ignore[misc]
-                singles, maps, covering(singles, means, maps)[0]
-            )
-        ) | describe(data, singles, *covering(singles, means, data.maps))
-    default = explainer.bank(10, seed=seed)
-    for form, options in {
-        "default bank, signed": {},
-        "default bank, evidence for": {"relu_attributions": True},
-    }.items():
-        found[form] = data.score(
-            lambda maps, classes, options=options: default.attribute(  # type: ignore[misc]
-                maps, classes, **options
-            )
+        explainer = data.explainer(seed, n_boundaries)
+        ones = [explainer.interpret(x[None]) for x in data.references[centers]]
+        which, covered = covering(ones, means, data.maps)
+        heat = under(ones, data.maps, which)
+        found[f"RI, |Q| = {n_boundaries}"] = data.score_maps(heat) | describe(
+            data, ones, which, covered
         )
     return found
 
 
+def default(data: Data, seed: int) -> dict[str, Any]:
+    """The paper's interpretations by nearest centre alone; and the default bank."""
+    centers, means, _ = data.centres(seed)
+    explainer = data.explainer(seed, N_BOUNDARIES[0])
+    ones = [explainer.interpret(x[None]) for x in data.references[centers]]
+    heat = under(ones, data.maps, nearest(data.maps, means))
+    found = {"RI, nearest centre alone": data.score_maps(heat)}
+    bank = explainer.bank(10, seed=seed)
+    for form, relu in {"signed": False, "evidence for": True}.items():
+        classes = data.output.argmax(dim=1)
+        heat = bank.attribute(data.maps, classes, relu_attributions=relu)
+        found[f"default bank, {form}"] = data.score_maps(heat)
+    return found
+
+
 def peers(data: Data, seed: int) -> dict[str, Any]:
-    """CAMs with the channel weights of the nearest centre's reference."""
-    _, bank = data.bank(seed)
+    """CAMs with the channel weights of the nearest centre's reference.
+
+    Grad-CAM also with those of the reference whose interpretation ours takes, so that
+    the weights differ alone.
+    """
+    centers, means, same = data.centres(seed)
     head = data.task.model.head
-    maps, classes = data.references[bank.centers], data.predicted[bank.centers]
-    weights = {
-        PEER: grad_cam_weights(head, maps, classes),
-        "Grad-CAM++": grad_cam_pp_weights(head, maps, classes),
-    }
-    return {name: reused(data, bank, w) for name, w in weights.items()}
+    maps, classes = data.references[centers], data.predicted[centers]
+    plain = grad_cam_weights(head, maps, classes)
+    plus = grad_cam_pp_weights(head, maps, classes)
+    which = nearest(data.maps, means)
+    weights = {PEER: plain[which], "Grad-CAM++": plus[which]}
+    weights[f"{PEER}, assigned as ours"] = plain[same]
+    return {name: data.score_maps(cam(data.maps, w)) for name, w in weights.items()}
 
 
 def score_cam(data: Data, seed: int) -> dict[str, Any]:
     """Score-CAM likewise; the weights of a reference are kept for other runs."""
-    _, bank = data.bank(seed)
-    weights = []
-    for center in bank.centers.tolist():
-        path = data.folder / f"{data.task.name}_score_cam_{center}.pt"
+    centers, means, _ = data.centres(seed)
+    which = nearest(data.maps, means)
+    task, weights = data.task, torch.zeros(len(centers), data.maps.shape[1])
+    for number in which.unique().tolist():
+        center = int(centers[number])
+        path = data.folder / f"{task.name}_score_cam_{center}.pt"
         if not path.exists():
-            image = data.task.normalize(data.task.train_images[center, None])
+            image = task.normalize(task.train_images[center, None])
             classes = data.predicted[center, None]
-            torch.save(score_cam_weights(data.task.model, image, classes), path)
-        weights.append(torch.load(path, weights_only=True))
-    return {"Score-CAM": reused(data, bank, torch.cat(weights))}
-
-
-def reused(data: Data, bank: InterpretationBank, weights: Tensor) -> dict[str, Any]:
-    means = bank.means
-    assert means is not None
-    return data.score(lambda maps, _: cam(maps, weights[nearest(maps, means)]))
+            torch.save(score_cam_weights(task.model, image, classes), path)
+        weights[number] = torch.load(path, weights_only=True)[0]
+    return {"Score-CAM": data.score_maps(cam(data.maps, weights[which]))}
 
 
 def concepts(data: Data, seed: int) -> dict[str, Any]:
     """ACE: concepts of each cluster's images, for the unseen images nearest to it."""
-    _, bank = data.bank(seed)
+    _, means, _ = data.centres(seed)
     task, head = data.task, data.task.model.head
     ours = ace.segments(task, "train", data.pool, data.folder)
     theirs = ace.segments(task, "test", data.chosen[:ACE_UNSEEN], data.folder)
     pool = data.references[data.pool]
-    distances = torch.cdist(pool.flatten(1), bank.means.flatten(1))
+    distances = torch.cdist(pool.flatten(1), means.flatten(1))
     cluster = distances.argmin(dim=1)
-    which = nearest(data.maps[:ACE_UNSEEN], bank.means)
+    which = nearest(data.maps[:ACE_UNSEEN], means)
     side = task.test_images.shape[-1]
     masks = torch.zeros(ACE_UNSEEN, side, side, dtype=torch.bool)
     n_concepts, n_significant = [], []
@@ -318,7 +350,14 @@ def masked(data: Data, masks: Tensor) -> dict[str, Any]:
     return {"drop": drop.tolist(), "increase": (of_kept > scores).tolist()}
 
 
-MAKERS = {"bank": banks, "peers": peers, "ace": concepts, "score_cam": score_cam}
+MAKERS = {
+    "bank": banks,
+    "peers": peers,
+    "boundaries": boundaries,
+    "default": default,
+    "ace": concepts,
+    "score_cam": score_cam,
+}
 
 
 def record_path(folder: Path, name: str, seed: int) -> Path:
@@ -330,17 +369,14 @@ def run(options: argparse.Namespace) -> None:
     for name in options.tasks:
         task = load_task(name, Path(os.environ["CAPTUM_MARGIN_DATA"]), options.cache)
         data = Data(task, options.cache)
-        for seed in range(options.runs):
+        for seed in range(RUNS[name]["bank"]):
             path = record_path(options.cache, name, seed)
             record = json.loads(path.read_text()) if path.exists() else {}
             for group in options.groups:
-                if group == "score_cam" and seed >= SCORE_CAM_RUNS.get(name, 0):
-                    continue
-                if group not in record:
+                if group not in record and seed < RUNS[name].get(group, 0):
                     record[group] = MAKERS[group](data, seed)
                     path.write_text(json.dumps(record))
                     print(f"{name}, run {seed}: {group}", flush=True)
-            data.bank.cache_clear()
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -379,7 +415,8 @@ def report(options: argparse.Namespace) -> None:
     """Writes the record of the runs that are done."""
     tasks = {}
     for name in options.tasks:
-        paths = [record_path(options.cache, name, seed) for seed in range(options.runs)]
+        seeds = range(RUNS[name]["bank"])
+        paths = [record_path(options.cache, name, seed) for seed in seeds]
         records = [json.loads(path.read_text()) for path in paths if path.exists()]
         columns: dict[str, list[Any]] = {}
         for group in (group for record in records for group in record.values()):
@@ -406,7 +443,8 @@ def report(options: argparse.Namespace) -> None:
             )
     settings = {
         "command": f"{COMMAND} {options.words}",
-        "seeds": [*range(options.runs)],
+        "seeds": "0, 1, ...",
+        "runs": RUNS,
         "pixels": f"the top {KEEP:.0%} kept, black elsewhere",
         "unit": (
             "percent; mean and standard error over the unseen images, of each's mean"
@@ -430,7 +468,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=GROUPS)
     parser.add_argument("--report", action="store_true", help="only the report")
     parser.add_argument("--out", type=Path, default=OUT)
