@@ -37,6 +37,7 @@ PICTURE = Path(__file__).parents[3] / "tutorials/pictures/representative_similar
 OUT = RESULTS / "representative_similar.json"
 K = 4
 DRAWN = 5
+CLASSES = ("cat", "dog")
 SEED = 0
 
 
@@ -76,27 +77,44 @@ def judged(data: Path, cache: Path) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def draw(task: Task, chosen: list[int], rules: dict[str, Tensor], path: Path) -> None:
-    """The photographs beside their references, a row each."""
+def draw(
+    task: Task,
+    chosen: list[int],
+    rules: dict[str, Tensor],
+    scores: dict[str, Tensor],
+    path: Path,
+) -> None:
+    """The photographs beside their references, a row each, and what each is taken for."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 1.36 * DRAWN + 0.3), layout="constrained")
+    figure = Figure(figsize=(12, 1.5 * DRAWN + 0.3), layout="constrained")
     widths = [1.0, 0.08, *[1] * K, 0.08, *[1] * K]
     axes = figure.subplots(DRAWN, len(widths), width_ratios=widths, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     shown = [rules["equation 6"], rules["nearest feature maps"]]
     for row, number in enumerate(chosen):
-        pictures = {0: task.test_images[number]}
+        pictures = {0: (task.test_images[number], scores["unseen"][number])}
         for block, indices in enumerate(shown):
             for rank, index in enumerate(indices[number].tolist()):
-                pictures[2 + block * (K + 1) + rank] = task.train_images[index]
-        for column, picture in pictures.items():
-            axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
-    axes[0, 0].set_title("unseen", fontsize=10)
-    axes[0, 2].set_title("most similar by equation 6", fontsize=10, loc="left")
-    axes[0, 3 + K].set_title("nearest feature maps", fontsize=10, loc="left")
-    figure.savefig(path, dpi=90)
+                column = 2 + block * (K + 1) + rank
+                pictures[column] = task.train_images[index], scores["references"][index]
+        for column, (picture, score) in pictures.items():
+            axis = axes[row, column]
+            axis.imshow(picture.permute(1, 2, 0).numpy())
+            words = f"{CLASSES[int(score.argmax())]} {score.max():.3f}"
+            axis.text(
+                0.5, -0.04, words, transform=axis.transAxes, ha="center", va="top"
+            )
+    axes[0, 0].set_title("unseen")
+    axes[0, 2].set_title("most similar by equation 6", loc="left")
+    axes[0, 3 + K].set_title("nearest feature maps", loc="left")
+    figure.savefig(path, dpi=72)
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    error = values.std().item() / len(values) ** 0.5
+    return {"mean": values.mean().item(), "standard_error": error}
 
 
 def main() -> None:
@@ -121,21 +139,30 @@ def main() -> None:
         explainer.fit(references, seed=SEED), references, maps
     )
     drawn = np.random.default_rng(SEED).permutation(len(maps))[:DRAWN].tolist()
-    draw(task, drawn, rules, options.picture)
+    with torch.no_grad():
+        scores = {
+            part: torch.cat([task.model.head(x).softmax(1) for x in m.split(256)])
+            for part, m in {"references": references, "unseen": maps}.items()
+        }
+    draw(task, drawn, rules, scores, options.picture)
 
     (features, names), (own_features, own_names) = judged(data, options.cache)
-    rows: dict[str, Any] = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for rule, indices in rules.items():
         same = (names[indices] == own_names[:, None]).double().mean(dim=1)
         cosine = (features[indices] * own_features[:, None]).sum(dim=2).mean(dim=1)
-        rows[rule] = {
-            key: {
-                "mean": values.mean().item(),
-                "standard_error": values.std().item() / len(values) ** 0.5,
-            }
-            for key, values in {"same_name": same, "cosine": cosine.double()}.items()
-        }
-        print(rule, rows[rule])
+        found[rule] = {"same_name": same, "cosine": cosine.double()}
+    rows: dict[str, Any] = {
+        rule: {key: mean_and_error(values) for key, values in of_rule.items()}
+        for rule, of_rule in found.items()
+    }
+    first = found["equation 6"]
+    less = {
+        rule: {key: mean_and_error(first[key] - v) for key, v in of_rule.items()}
+        for rule, of_rule in found.items()
+        if of_rule is not first
+    }
+    print(json.dumps({"rules": rows, "equation_6_minus": less}, indent=1))
     words = " ".join(sys.argv[1:]).replace(str(options.cache), "DIR")
     settings = {
         "command": f"python -m tests.benchmarks.representative.similar {words}",
@@ -148,7 +175,8 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
     }
-    options.out.write_text(json.dumps({"settings": settings, "rules": rows}, indent=1))
+    record = {"settings": settings, "rules": rows, "equation_6_minus": less}
+    options.out.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
