@@ -84,7 +84,7 @@ def draw(
     scores: dict[str, Tensor],
     path: Path,
 ) -> None:
-    """The photographs beside their references, a row each, and what each is taken for."""
+    """Photographs beside their references, a row each, and what each is taken for."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 1.5 * DRAWN + 0.3), layout="constrained")
