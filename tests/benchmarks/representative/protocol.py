@@ -76,7 +76,7 @@ RUNS = {
 }
 GROUPS = tuple(RUNS["cats_dogs_deep"])
 # ACE looks at some sixty segments an image: at those of fewer images.
-ACE_REFERENCES, ACE_UNSEEN = 120, 100
+ACE_REFERENCES, ACE_UNSEEN = 100, 100
 PAPER = {"relu_attributions": True, "paper": True}
 OURS = "RI, |Q| = 50"
 PEER = "Grad-CAM"
@@ -391,9 +391,10 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"runs": len(rows), "images": len(rows[0]["drop"])}
     for key, name in {"drop": "average_drop", "increase": "average_increase"}.items():
         values = 100 * np.array([row[key] for row in rows], dtype=float)
-        found[name] = mean_and_error(values.mean(axis=0)) | {
-            "standard_deviation_of_runs": float(values.mean(axis=1).std(ddof=1))
-        }
+        found[name] = mean_and_error(values.mean(axis=0))
+        if len(rows) > 1:
+            spread = values.mean(axis=1).std(ddof=1)
+            found[name]["standard_deviation_of_runs"] = float(spread)
     for key in rows[0]:
         if key not in ("drop", "increase"):
             found[key] = float(np.mean([row[key] for row in rows]))
