@@ -4,7 +4,7 @@ Two forms. The soft mask: the map, scaled to [0, 1], fades the image; Chattopadh
 al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep
 Convolutional Networks", WACV 2018, section 4.1. The hard mask: a given share of the
 top pixels is kept, 20% in Lam et al., "Finding Representative Interpretations on
-Convolutional Neural Networks", ICCV 2021, section 5.
+Convolutional Neural Networks", ICCV 2021, section 6.2.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def average_drop(
       largest value to 0 and 1. A constant map has no such scale: it is a mask of
       ones if positive, of zeros if not.
     - ``keep=0.2``: 20% of the pixels, those of the highest value, on the baseline (Lam
-      et al., ICCV 2021, section 5).
+      et al., ICCV 2021, section 6.2).
       Pixels of equal value have no order: where the count falls inside a group of
       them, O is interpolated linearly, in the number of pixels, between the scores
       at the group's two ends.

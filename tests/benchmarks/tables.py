@@ -55,6 +55,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "representative": representative.representative,
     "representative-increase": representative.representative_increase,
     "representative-networks": representative.representative_networks,
+    "representative-protocol": representative.representative_protocol,
+    "representative-similar": representative.representative_similar,
     "coalition": coalition.coalition,
     "coalition-parts": coalition.coalition_parts,
     "label-noise": label_noise.label_noise,
@@ -125,6 +127,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_NETWORKS} --network {name}{report}"
         for name in ("squeezenet", "efficientnet", "vit")
         for report in ("", " --report")
+    ),
+    "representative_protocol": (
+        "python -m tests.benchmarks.representative.protocol --cache DIR",
     ),
     "influence_cost": ("python -m tests.benchmarks.influence_cost.bench --again",),
     "representative_cost": (

@@ -326,3 +326,25 @@ def wilson(successes, trials, z=1.959963984540054):
     a, b = 1 + z**2 / trials, -(2 * share + z**2 / trials)
     root = np.sqrt(b**2 - 4 * a * share**2)
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+def joint_clusters(maps, means):
+    """Which of the means each feature map is nearest to, by squared differences."""
+    return [
+        min(range(len(means)), key=lambda j: ((psi - means[j]) ** 2).sum())
+        for psi in maps
+    ]
+
+
+def assigned(covers, psi, means):
+    """The paper's section 6.4: a polytope that covers the image, else a centre.
+
+    Args:
+        covers: For each interpretation whether it covers the image.
+        psi: The image's feature map.
+        means: The centre of each interpretation's cluster, in the same space.
+    """
+    for which, covered in enumerate(covers):
+        if covered:
+            return which, True
+    return joint_clusters([psi], means)[0], False

@@ -91,13 +91,18 @@ class InterpretationBank:
     """Interpretations around the centres of a data set, for images never seen.
 
     Made by :meth:`RepresentativeInterpretation.bank`. An image is explained by the
-    first interpretation that covers it, or else by that of the nearest centre, whose
-    projections to all sampled boundaries differ least from the image's.
+    first interpretation that covers it (which of several, the paper does not say), or
+    else by that of the nearest centre, whose projections to all sampled boundaries
+    differ least from the image's. In a bank made with ``paper=True`` the nearest centre
+    is that of the k-means cluster whose mean feature map is nearest to the image's, as
+    in section 6.4 of the paper.
 
     Attributes:
         interpretations (list[Interpretation]): The purest first, of those alike the
             one that covers most references.
         centers (Tensor): The reference in the middle of each, int64 (n,).
+        means (Tensor or None): Of a bank made with ``paper=True``, the centre of each
+            cluster, (n, *layer_shape).
 
     Examples::
 
@@ -125,6 +130,7 @@ class InterpretationBank:
         centers: Tensor,
         view: LayerView,
         table: BoundaryTable,
+        means: Tensor | None = None,
     ) -> None:
         """Brings together what :meth:`RepresentativeInterpretation.bank` has made.
 
@@ -133,9 +139,11 @@ class InterpretationBank:
             centers (Tensor): References in the middle of each, int64 (n,).
             view (LayerView): The model at the layer.
             table (BoundaryTable): All boundaries and where the references lie.
+            means (Tensor, optional): See the attribute. Default: None
         """
         self.interpretations = interpretations
         self.centers = centers
+        self.means = means
         self._view = view
         self._table = table
         # Own boundaries come after the sampled ones, for the heat maps only.
@@ -333,8 +341,17 @@ class InterpretationBank:
         # (B, n): how many boundaries the image is on the wrong side of
         wrong = (sides[:, None] * orientation < 0).sum(dim=2)
         covers = wrong == 0
-        centres = self._table.projections[self.centers].to(projections)
-        distances = torch.cdist(projections, centres, p=1)
+        if self.means is None:
+            centres = self._table.projections[self.centers].to(projections)
+            distances = torch.cdist(projections, centres, p=1)
+        else:
+            means = self.means.to(values.device).flatten(1)
+            # Without products, whose rounding would grow with the norms.
+            distances = torch.cdist(
+                values.flatten(1).to(means),
+                means,
+                compute_mode="donot_use_mm_for_euclid_dist",
+            )
         if target is not None:
             other = ~self._of_class(target, values)
             covers = covers & ~other

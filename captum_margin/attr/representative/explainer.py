@@ -333,13 +333,18 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         *,
         seed: int = 0,
         attribute_to_layer_input: bool = False,
+        paper: bool = False,
     ) -> InterpretationBank:
         """Interpretations that together explain images never seen.
 
         The references of each predicted class are clustered by k-means, in the space
-        of their projections to the sampled boundaries (distances there are what
-        :meth:`Interpretation.similar` ranks by, and no feature maps need be kept); the
-        reference nearest to each centre is interpreted.
+        of their projections to the sampled boundaries; the reference nearest to each
+        centre is interpreted.
+
+        The paper's bank (section 6.4) clusters all references at once, in the space of
+        the feature maps; the default differs so that no feature maps need be kept, that
+        every class has its interpretations, however few its references, and that
+        distances are those :meth:`Interpretation.similar` ranks by.
 
         Args:
             n_per_class (int, optional): Interpretations of each class; fewer where it
@@ -347,22 +352,30 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
             seed (int, optional): Seed of k-means. Default: 0
             attribute_to_layer_input (bool, optional): As in :meth:`attribute`.
                 Default: False
+            paper (bool, optional): The paper's bank: joint k-means of the feature maps
+                into ``n_per_class`` times as many clusters as classes are predicted,
+                so that a class may have more interpretations than another; what no
+                polytope covers goes by the nearest centre among the feature maps. For
+                its heat maps see ``paper`` of :meth:`InterpretationBank.attribute`.
+                Default: False
 
         Returns:
             InterpretationBank: The interpretations.
 
         Raises:
-            ValueError: If there are no references, or no interpretations asked for.
+            ValueError: If there are no references (a loaded state holds none to read
+                for ``paper``), or no interpretations asked for.
 
         Cost: k-means on M points of Q numbers; no forward pass, but for references
-        that no boundary separates.
+        that no boundary separates. With ``paper`` M forward passes to the layer, their
+        feature maps in memory, and k-means on these.
         """
         if n_per_class < 1:
             raise ValueError(f"expected n_per_class of at least 1 (got {n_per_class})")
         view, table = self._fitted(attribute_to_layer_input)
         references = self._references()
         args = self._fit_options.get("additional_forward_args")
-        return _make_bank(view, table, references, args, n_per_class, seed)
+        return _make_bank(view, table, references, args, n_per_class, seed, paper)
 
     @property
     def linearization_error(self) -> float:
@@ -712,14 +725,17 @@ def _make_bank(
     additional_forward_args: object,
     n_per_class: int,
     seed: int,
+    paper: bool,
 ) -> InterpretationBank:
-    """Interprets the references nearest to the k-means centres of every class."""
-    centers = torch.cat(
-        [
-            _centers(table, int(predicted), n_per_class, seed)
-            for predicted in table.classes.unique()
-        ]
-    )
+    """Interprets the references nearest to the k-means centres."""
+    classes, means = table.classes.unique(), None
+    if paper:
+        maps = _feature_maps(view, table, references, additional_forward_args)
+        centers, means = _joint_centers(maps, n_per_class * len(classes), seed)
+    else:
+        centers = torch.cat(
+            [_centers(table, int(label), n_per_class, seed) for label in classes]
+        )
     interpretations = [
         _interpretation_of(
             view,
@@ -738,9 +754,50 @@ def _make_bank(
         range(len(centers)),
         key=lambda i: (-interpretations[i].purity, -len(interpretations[i].covered)),
     )
+    means = None if means is None else means[order]
     return InterpretationBank(
-        [interpretations[i] for i in order], centers[order], view, table
+        [interpretations[i] for i in order], centers[order], view, table, means
     )
+
+
+def _feature_maps(
+    view: LayerView,
+    table: BoundaryTable,
+    references: References | None,
+    additional_forward_args: object,
+) -> Tensor:
+    """Of all references, (M, *layer_shape), on the CPU."""
+    if references is None:
+        raise ValueError(
+            "expected references to read (got none; a loaded state holds no images) "
+            "for the paper's bank, which clusters feature maps; call fit()"
+        )
+    maps: list[Tensor] = []
+    start = 0
+    for batch in references.batches():
+        rows = torch.arange(start, start + len(batch[0]))
+        start += len(rows)
+        _, args = select_rows(None, additional_forward_args, rows, len(references))
+        inputs = format_inputs(to_device(batch, view.device()))
+        maps.append(view.values(inputs, args, table.executions).cpu())
+    return torch.cat(maps)
+
+
+def _joint_centers(maps: Tensor, n_centers: int, seed: int) -> tuple[Tensor, Tensor]:
+    """K-means of feature maps: the reference nearest to each centre, and the centres.
+
+    One for each centre, even where two share a reference.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances_argmin
+
+    points = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).numpy()
+    n_centers = min(n_centers, len(points))
+    # One start: four would take minutes where feature maps have 10^5 values.
+    means = KMeans(n_centers, n_init=1, random_state=seed).fit(points)
+    nearest = pairwise_distances_argmin(means.cluster_centers_, points)
+    centers = torch.from_numpy(means.cluster_centers_).view(-1, *maps.shape[1:])
+    return torch.from_numpy(nearest), centers
 
 
 def _centers(table: BoundaryTable, predicted: int, n_centers: int, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Greedy choice of boundaries: a polytope that keeps like decisions and few others.
 
-Lam, Chu, Torkamani, Pei, Zhang, "Finding Representative Interpretations on
+Lam, Chu, Torgonskiy, Pei, Zhang, Wang, "Finding Representative Interpretations on
 Convolutional Neural Networks", ICCV 2021: covering as many references as possible, and
 no more of those decided otherwise than must be, is a submodular cover problem, solved
 greedily.

@@ -1,8 +1,9 @@
 """Representative interpretations on unseen images against CAMs, as the paper's Table 1.
 
-Lam et al., ICCV 2021, section 5. Average drop and average increase when the top 20% of
-the pixels are kept, black elsewhere, for the class the net predicts, on images that
-neither the net nor the explainer saw. Each repetition has a seed of its own.
+Metrics of Lam et al., ICCV 2021, section 6.2: average drop and average increase when
+the top 20% of the pixels are kept, black elsewhere, for the class the net predicts, on
+images that neither the net nor the explainer saw. Each repetition has a seed of its
+own. The rest of the paper's protocol is in ``protocol.py``.
 
 V is the references that our bank explains, ten of each class. Peers that explain one
 image are reused in two ways, from the image in V of the class that is nearest:
@@ -63,10 +64,7 @@ CHOICE = (
     "the form was chosen among some fifty on images of repetitions 0 and 1; CIFAR-10's "
     "net saw black squares in training: else every map lost 71 to 75 (random 82)"
 )
-ACE = (
-    "left out: no maintained implementation was found (the authors' takes frozen "
-    "TensorFlow graphs, its port to PyTorch is a research repository)"
-)
+ACE = "not here: see representative_protocol.json"
 # From feature maps (B, K, h, w) and classes (B,) to heat maps (B, 1, h, w).
 Mappers = dict[str, Callable[[Tensor, Tensor], Tensor]]
 
@@ -223,37 +221,60 @@ def score(task: Task, unseen: Tensor, maps: Tensor, methods: Mappers) -> dict[st
     """Drops, increases and CPU seconds of each method's maps of the unseen images."""
     with torch.no_grad():
         output = torch.cat([task.model.head(x) for x in maps.split(CHUNK)])
-    classes, rows = output.argmax(dim=1), {}
+    rows = {}
     for name, method in methods.items():
-        drops, increases, seconds = [], [], 0.0
-        for start in range(0, len(unseen), CHUNK):
-            part = slice(start, start + CHUNK)
-            images = task.normalize(unseen[part])
-            begin = time.process_time()
-            heat = method(maps[part], classes[part]).detach()
-            seconds += time.process_time() - begin
-
-            def model(x: Tensor, whole: Tensor = images, part: slice = part) -> Tensor:
-                # The whole images are scored again for every method: not here.
-                known = x.shape == whole.shape and x.data_ptr() == whole.data_ptr()
-                return output[part] if known else task.model(x)
-
-            result = average_drop(
-                model,
-                images,
-                LayerAttribution.interpolate(heat, images.shape[2:], "bilinear"),
-                classes[part],
-                keep=KEEP,
-                baseline=task.black,
-            )
-            drops += result.drop.tolist()
-            increases += result.increase.tolist()
+        drops, increases, seconds = drops_of(task, unseen, maps, output, method)
         rows[name] = {
             DROP: 100 * float(np.mean(drops)),
             "average_increase": 100 * float(np.mean(increases)),
             "cpu_seconds_an_image": seconds / len(unseen),
         }
     return rows
+
+
+def drops_of(
+    task: Task,
+    unseen: Tensor,
+    maps: Tensor,
+    output: Tensor,
+    method: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[list[float], list[bool], float]:
+    """Drop and increase of each unseen image, and CPU seconds of all their maps.
+
+    Args:
+        task (Task): The net.
+        unseen (Tensor): Images, uint8.
+        maps (Tensor): Their feature maps.
+        output (Tensor): The net's scores of them.
+        method (Callable): From feature maps and predicted classes to heat maps.
+    """
+    classes = output.argmax(dim=1)
+    drops: list[float] = []
+    increases: list[bool] = []
+    seconds = 0.0
+    for start in range(0, len(unseen), CHUNK):
+        part = slice(start, start + CHUNK)
+        images = task.normalize(unseen[part])
+        begin = time.process_time()
+        heat = method(maps[part], classes[part]).detach()
+        seconds += time.process_time() - begin
+
+        def model(x: Tensor, whole: Tensor = images, part: slice = part) -> Tensor:
+            # The whole images are scored again for every method: not here.
+            known = x.shape == whole.shape and x.data_ptr() == whole.data_ptr()
+            return output[part] if known else task.model(x)
+
+        result = average_drop(
+            model,
+            images,
+            LayerAttribution.interpolate(heat, images.shape[2:], "bilinear"),
+            classes[part],
+            keep=KEEP,
+            baseline=task.black,
+        )
+        drops += result.drop.tolist()
+        increases += result.increase.tolist()
+    return drops, increases, seconds
 
 
 def repetition(

@@ -6,6 +6,7 @@ at, and a piecewise-linear head above it:
 - ``cats_dogs_conv``: SqueezeNet 1.0 with ImageNet weights, retrained 1x1-convolution
   head (convolution, ReLU, mean over the map), as SqueezeNet's own.
 - ``cats_dogs_deep``: the same trunk, three fully connected layers with ReLU.
+- ``cats_dogs_efficientnet``: such layers on EfficientNet-Lite0 with ImageNet weights.
 - ``cifar10``, ``mnist``: small nets trained from scratch, two such layers.
 
 What is trained is kept in a cache folder, and made there with a seed if it is missing:
@@ -27,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
+
+from tests.benchmarks.networks.trained import plain_network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,6 +118,11 @@ def load_task(name: str, data: Path, cache: Path) -> Task:
         half = (0.5, 0.5, 0.5)
         net = _cifar10_net()
         task = Task(name, net, 10, images, test_images, half, (0.25, 0.25, 0.25))
+    elif name == "cats_dogs_efficientnet":
+        images, labels, test_images, test_labels = _cats_dogs(data, cache)
+        net = LayeredNet(EfficientNetTrunk(), deep_head(1280, pooled=4, n_classes=2))
+        mean, std = (0.498,) * 3, (0.502,) * 3
+        task = Task(name, net, 2, images, test_images, mean, std)
     else:
         images, labels, test_images, test_labels = _cats_dogs(data, cache)
         net = LayeredNet(squeezenet_trunk(data), _cats_dogs_head(name))
@@ -196,6 +204,17 @@ def squeezenet_trunk(data: Path) -> nn.Module:
     weights = data / "models" / "squeezenet1_0_imagenet.pt"
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return net.features.eval().bfloat16()  # type: ignore[no-any-return]
+
+
+class EfficientNetTrunk(nn.Module):
+    """EfficientNet-Lite0 below its mean over the map, in bfloat16: (B, 1280, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain_network("efficientnet").bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.extract_features(x)  # type: ignore[no-any-return]
 
 
 def _cats_dogs_head(name: str) -> nn.Module:
@@ -324,7 +343,7 @@ def _train_head(task: Task, labels: Tensor, cache: Path, batch: int = 64) -> Non
 def feature_maps(task: Task, part: str, indices: Tensor, cache: Path) -> Tensor:
     """Feature maps (n, K, h, w) of some of the ``train`` or ``test`` images.
 
-    SqueezeNet's are computed for all images once and kept.
+    Those of trunks with ImageNet weights are computed for all images once and kept.
     """
 
     def compute(images: Tensor) -> Tensor:
@@ -334,7 +353,8 @@ def feature_maps(task: Task, part: str, indices: Tensor, cache: Path) -> Tensor:
     images = task.train_images if part == "train" else task.test_images
     if not task.name.startswith("cats_dogs"):
         return compute(images[indices])
-    path = cache / f"cats_dogs_maps_{part}.pt"
+    trunk = "_efficientnet" if task.name.endswith("efficientnet") else ""
+    path = cache / f"cats_dogs{trunk}_maps_{part}.pt"
     if not path.exists():
         torch.save(compute(images).half(), path)
     return torch.load(path, weights_only=True, mmap=True)[indices].float()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from tests.benchmarks.cells import Cell, Row, markdown, number, percent
+from tests.benchmarks.cells import EMPTY, Cell, Row, markdown, number, percent
 from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import load
 
@@ -30,6 +30,23 @@ REPRESENTATIVE = {
     "Score-CAM, reused map": "Score-CAM, map reused",
     "Grad-CAM, per image": "Grad-CAM for every image",
     "centre": "blob in the centre",
+}
+PROTOCOL = {
+    "RI, |Q| = 50": "**`bank(paper=True)`**, 50 boundaries",
+    "RI, |Q| = 10": "10 boundaries",
+    "RI, |Q| = 200": "200 boundaries",
+    "Grad-CAM": "Grad-CAM",
+    "Grad-CAM++": "Grad-CAM++",
+    "Score-CAM": "Score-CAM",
+    "ACE": "ACE",
+    "RI, nearest centre alone": "`bank(paper=True)`, by nearest centre alone",
+    "Grad-CAM, assigned as ours": "Grad-CAM, at the centre that ours takes",
+    "default bank, evidence for": "default bank, `relu_attributions=True`",
+    "default bank, signed": "default bank",
+}
+PROTOCOL_NETWORKS = {
+    "cats_dogs_deep": "SqueezeNet",
+    "cats_dogs_efficientnet": "EfficientNet-Lite0",
 }
 ON_NETWORKS = {
     "default": "**signed (default)**",
@@ -64,6 +81,59 @@ def representative_increase() -> str:
     tasks = load("representative")["tasks"]
     rows = _by_task(tasks, "average_increase")
     return markdown(["method", *TASKS.values()], rows, best="max")
+
+
+def representative_protocol() -> str:
+    """The paper's Table 1 on two networks, with paired differences to its bank."""
+    tasks = load("representative_protocol")["tasks"]
+    networks = [tasks[task] for task in PROTOCOL_NETWORKS]
+    rows: list[Row] = []
+    for method, label in PROTOCOL.items():
+        cells: list[Cell] = []
+        runs = []
+        for task in networks:
+            found, paired = (task[k].get(method) for k in ("methods", "ours_minus"))
+            cells += [
+                _of_images(found, "average_drop"),
+                _of_images(found, "average_increase"),
+                Cell(_of_images(paired, "average_drop").text),
+            ]
+            if found is not None:
+                runs.append(f"{found['runs']} of {found['images']}")
+        rows.append([label, *cells, ", ".join(runs)])
+    heads = [
+        f"{network}, {words}"
+        for network in PROTOCOL_NETWORKS.values()
+        for words in ("drop ↓", "increase ↑", "first row's drop minus this")
+    ]
+    return markdown(["method", *heads, "runs of images"], rows)
+
+
+def _of_images(found: Mapping[str, Any] | None, key: str) -> Cell:
+    if found is None:
+        return EMPTY
+    return number(found[key]["mean"], 1, found[key]["standard_error"])
+
+
+def representative_similar() -> str:
+    """What another network says of the references that two rules call similar."""
+    rules = load("representative_similar")["rules"]
+    rows: list[Row] = []
+    for rule, found in rules.items():
+        same, cosine = found["same_name"], found["cosine"]
+        rows.append(
+            [
+                rule,
+                number(100 * same["mean"], 1, 100 * same["standard_error"]),
+                number(cosine["mean"], 3, cosine["standard_error"]),
+            ]
+        )
+    head = [
+        "four references",
+        "of the same name, % ↑",
+        "cosine of features ↑",
+    ]
+    return markdown(head, rows)
 
 
 def representative_networks() -> str:
