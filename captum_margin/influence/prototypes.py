@@ -48,7 +48,9 @@ class PrototypesSettings(Settings):
         gamma (float, optional): Of its kernel, as there.
         local (bool): Whether each class is on its own, where there are labels.
         share (float): Of the samples that count as of low influence, with ``paper``
-            only: a threshold that the paper does not tell.
+            only: a threshold that the paper does not tell, and no more are selected.
+            On USPS smaller ones do better without labels, larger ones with labels and
+            few prototypes.
         seed (int): Of random features, and of the choice of prototypes.
     """
 

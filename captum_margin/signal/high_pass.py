@@ -47,7 +47,7 @@ class HighPass(MessagePassing):
 
     - ``"random_walk"``: :math:`D^{-1} W`, the mean of the neighbours. A constant
       signal has no high-pass part.
-    - ``"symmetric"``: :math:`D^{-1/2} W D^{-1/2}`, that of the papers' code and of
+    - ``"symmetric"``: :math:`D^{-1/2} W D^{-1/2}`, that of the paper's listings and of
       :class:`~torch_geometric.nn.LGConv`. A constant leaves a residual where the
       degrees of neighbours differ: a squared one of 0.54 at the hub of a star with
       three leaves.
@@ -55,7 +55,10 @@ class HighPass(MessagePassing):
       the only one whose weights may be negative.
     - ``"laplacian"``: :math:`I - L` with :math:`L = D - W`, so that one hop gives
       :math:`L \mathbf{x}`, the differences to the neighbours summed. Unlike the first
-      two it, and ``"adjacency"``, grow with the degree and with p.
+      two it, and ``"adjacency"``, grow with the degree and with p. The paper's
+      Laplacian (section 3 of the arXiv edition) is normalised,
+      :math:`L = I - D^{-1/2} W D^{-1/2}`; one hop of ``"symmetric"`` gives that
+      :math:`L \mathbf{x}`.
 
     The graph is meant to be undirected (:func:`~captum_margin.signal.as_undirected`);
     degrees are those of the incoming edges.

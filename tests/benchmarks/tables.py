@@ -30,9 +30,11 @@ from tests.benchmarks.adversarial import table as adversarial
 from tests.benchmarks.audit import table as audit
 from tests.benchmarks.coalition import table as coalition
 from tests.benchmarks.decision_boundary import table as decision_boundary
+from tests.benchmarks.label_noise import correction_table as label_correction
 from tests.benchmarks.label_noise import human_table as label_noise_human
 from tests.benchmarks.label_noise import table as label_noise
 from tests.benchmarks.localisation import table as localisation
+from tests.benchmarks.neighborhood import table as neighborhood
 from tests.benchmarks.neighbors import table as neighbors
 from tests.benchmarks.prototypes import table as prototypes
 from tests.benchmarks.records import RESULTS, load
@@ -65,12 +67,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "label-noise-human": label_noise_human.label_noise_human,
     "label-noise-human-flags": label_noise_human.label_noise_human_flags,
     "label-noise-verified": label_noise_human.label_noise_verified,
+    "label-correction": label_correction.label_correction,
     "prototypes": prototypes.prototypes,
     "prototype-forms": prototypes.prototype_forms,
+    "prototype-shares": prototypes.prototype_shares,
     "criticisms": prototypes.criticisms,
     "adversarial": adversarial.adversarial,
     "adversarial-forms": adversarial.adversarial_forms,
+    "neighborhood": neighborhood.neighborhood,
     "decision-boundary": decision_boundary.decision_boundary,
+    "decision-boundary-labels": decision_boundary.decision_boundary_labels,
     "neighbors": neighbors.neighbors,
     "scale": scale.scale,
     "audit": audit.audit,

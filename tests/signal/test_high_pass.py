@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import LGConv
+from torch_geometric.utils import get_laplacian
 
 from captum_margin.signal import HighPass, as_undirected, to_csr
 from tests.helpers.graphs import dense, layouts, path, ring, sample_signal, star
@@ -170,6 +171,14 @@ def test_ring_eigenvectors(shift, hops, frequency):
 def test_one_laplacian_hop_is_the_sum_of_differences():
     x = torch.tensor([1.0, 4.0, 9.0, 16.0])
     assert HighPass("laplacian")(x, path(4)).tolist() == [-3.0, -2.0, -2.0, 7.0]
+
+
+def test_one_symmetric_hop_is_that_of_the_normalised_laplacian():
+    x, edge_index, weight = sample_signal()
+    laplacian, degrees = get_laplacian(edge_index, weight, "sym", num_nodes=12)
+    expected = dense(laplacian, degrees, 12) @ x.numpy()
+    got = HighPass("symmetric")(x, edge_index, weight)
+    np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_symmetric_low_pass_is_lgconv():

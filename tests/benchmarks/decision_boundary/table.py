@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.benchmarks.cells import EMPTY, Cell, Row, markdown, percent
+from tests.benchmarks.forms import FORMS
 from tests.benchmarks.records import load
 
 BOUNDARY = {
@@ -11,21 +12,32 @@ BOUNDARY = {
     "MNIST 0/6, trained on 100": "of 100 ↑",
     "MNIST 0/6, trained on 2000": "of 2,000 ↑",
 }
-BOUNDARY_ROWS = (
-    ("conv, paper", "`paper=True`, feature maps"),
-    ("conv, default", "**DecisionBoundary**, feature maps"),
-    ("hidden, paper", "`paper=True`, last hidden layer"),
-    ("hidden, default", "**DecisionBoundary**, last hidden layer"),
-    ("entropy", "entropy, or margin"),
-    ("random", "random"),
-)
+LAYERS = {"conv": "feature maps", "hidden": "last hidden layer"}
+RANKINGS = {
+    **FORMS,
+    "default": "**DecisionBoundary**",
+}
 
 
 def decision_boundary() -> str:
-    """Mistakes among the 1% ranked highest."""
+    """Mistakes among the 1% ranked highest by the decisions."""
+    return _mistakes("", {"entropy": "entropy, or margin", "random": "random"})
+
+
+def decision_boundary_labels() -> str:
+    """The same by the labels given in place of the decisions."""
+    return _mistakes(", given labels", {})
+
+
+def _mistakes(source: str, others: dict[str, str]) -> str:
     tables = load("decision_boundary")["tables"]
+    labels = {
+        f"{layer}, {form}{source}": f"{title}, {where}"
+        for layer, where in LAYERS.items()
+        for form, title in RANKINGS.items()
+    }
     rows: list[Row] = []
-    for key, label in BOUNDARY_ROWS:
+    for key, label in {**labels, **others}.items():
         cells: list[Cell] = []
         for data in BOUNDARY:
             methods = tables[data]["methods"]

@@ -106,23 +106,29 @@ def _features(network: str, root: Path, cache: Path) -> np.ndarray:
 
 
 def _extracted(network: str, root: Path) -> tuple[np.ndarray, list[str]]:
+    with zipfile.ZipFile(root / "cifar10_train.zip") as file:
+        files = sorted(name for name in file.namelist() if name.endswith(".jpg"))
+        photographs = [file.read(name) for name in files]
+    return features_of(photographs, network, root), files
+
+
+def features_of(photographs: list[bytes], network: str, root: Path) -> np.ndarray:
+    """Features (N, F) of encoded photographs: the mean of the last feature maps."""
     from PIL import Image
 
     model, mean, std = (_squeezenet if network == "squeezenet" else _efficientnet)(root)
     parts = []
-    with zipfile.ZipFile(root / "cifar10_train.zip") as file:
-        files = sorted(name for name in file.namelist() if name.endswith(".jpg"))
-        for start in range(0, len(files), BATCH):
-            batch = []
-            for name in files[start : start + BATCH]:
-                image = Image.open(io.BytesIO(file.read(name))).convert("RGB")
-                image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-                batch.append((pixels - mean) / std)
-            images = torch.stack(batch).to(memory_format=torch.channels_last)
-            with torch.no_grad():
-                parts.append(model(images).mean(dim=(2, 3)))
-    return torch.cat(parts).numpy(), files
+    for start in range(0, len(photographs), BATCH):
+        batch = []
+        for encoded in photographs[start : start + BATCH]:
+            image = Image.open(io.BytesIO(encoded)).convert("RGB")
+            image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+            batch.append((pixels - mean) / std)
+        images = torch.stack(batch).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            parts.append(model(images).mean(dim=(2, 3)))
+    return torch.cat(parts).numpy()
 
 
 def _squeezenet(root: Path) -> tuple[Network, Tensor, Tensor]:

@@ -81,8 +81,8 @@ class Peers:
         return {
             f"label disagreement, k = {K}": disagreement.numpy(),
             "5-fold self-confidence": 1 - held_out[rows, y],
-            "cleanlab, 5-fold": _confident(y, held_out),
-            f"cleanlab, k-NN, k = {K_VALUE}": _confident(y, votes),
+            "cleanlab, 5-fold": confident(y, held_out),
+            f"cleanlab, k-NN, k = {K_VALUE}": confident(y, votes),
             f"cleanlab Shapley, k = {K_VALUE}": _cleanlab_shapley(y, near.numpy()),
             f"k-NN Shapley, k = {K_VALUE}": self._shapley(labels),
             "training loss": -np.log(fitted[rows, y] + 1e-300),
@@ -177,7 +177,7 @@ class Peers:
         return score.numpy()
 
 
-def _confident(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def confident(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """cleanlab's confident learning: its label issues first, then self-confidence."""
     package = cleanlab()
     given = probabilities / probabilities.sum(axis=1, keepdims=True)
