@@ -1,13 +1,11 @@
 """MARGIN's own claim of its maps: they agree with Grad-CAM's, and are sparse.
 
     export CAPTUM_MARGIN_DATA=...
-    python -m tests.benchmarks.saliency.bench --cache DIR --networks squeezenet \
-        --photographs 8 --methods LayerGradCam random MarginSaliency-paper \
-        MarginSaliency RISE-800
+    python -m tests.benchmarks.saliency.bench --cache DIR
     python -m tests.benchmarks.saliency.corroboration --cache DIR
 
-The first command makes the maps, of the pictures of the reports; the second measures
-them as ``agreement`` says. Of each picture only if all methods have one.
+The first command makes the maps, of the pictures of the reports, and more: what of it
+is needed here is ``MAPS``. Of each network those pictures count that all methods have.
 """
 
 from __future__ import annotations
@@ -27,11 +25,10 @@ from tests.benchmarks.saliency.bench import mean_and_error
 
 GRAD_CAM = "LayerGradCam"
 METHODS = ("MarginSaliency-paper", "MarginSaliency", "RISE-800", GRAD_CAM, "random")
-COMMANDS = (
-    "python -m tests.benchmarks.saliency.bench --cache DIR/saliency-maps "
-    "--networks squeezenet --photographs 8 --methods LayerGradCam random "
-    "MarginSaliency-paper MarginSaliency RISE-800",
-    "python -m tests.benchmarks.saliency.corroboration --cache DIR/saliency-maps",
+MAPS = (
+    "python -m tests.benchmarks.saliency.bench --cache DIR/saliency --networks "
+    "squeezenet --photographs 8 --methods MarginSaliency-paper MarginSaliency RISE-800 "
+    "LayerGradCam random"
 )
 
 
@@ -71,10 +68,11 @@ def main() -> None:
     arguments = parser.parse_args()
     networks = {name: network(arguments.cache, name) for name in NETWORKS}
     record = {
-        "command": "; ".join(COMMANDS),
+        "command": "python -m tests.benchmarks.saliency.corroboration "
+        "--cache DIR/saliency",
         "versions": versions(),
         "machine": machine(),
-        "settings": {"seed": 0, "measures": "see tests/benchmarks/saliency/agreement"},
+        "settings": {"seed": 0, "maps": MAPS},
         "networks": {k: v for k, v in networks.items() if v["photographs"]},
     }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
