@@ -8,7 +8,8 @@ above it ("alarms"). How much of a criticism an image is tells the influence of 
 study I in the paper's form, of the 2,000 images before any attack, by pixels or by the
 last hidden layer. The AUROC is the chance that a missed image is more of a criticism
 than a caught one, or an alarm than another untouched image; 0.5 if they are random
-draws. Standard errors are of a bootstrap over the images.
+draws. Standard errors are of a bootstrap over the images; nothing is said where a draw
+holds no image of one of the two.
 """
 
 from __future__ import annotations
@@ -74,4 +75,6 @@ def _area(value: np.ndarray, group: np.ndarray, wanted: list[np.ndarray]) -> Any
             kept = draw[inside[draw]]
             areas.append(auroc(some[kept], value[kept]))
         means.append(np.mean(areas))
+    if not np.isfinite(means).all():
+        return None, None
     return round(float(means[0]), 4), round(float(np.std(means[1:], ddof=1)), 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.benchmarks.cells import Row, markdown, number, percent
+from tests.benchmarks.cells import EMPTY, Row, markdown, number, percent
 from tests.benchmarks.records import load
 
 ATTACKS = {
@@ -23,6 +23,7 @@ KDE = {
     ),
     "kde: paper, algorithm": "the paper's filter (Algorithm 1)",
 }
+LOW = "low: "  # of what is recorded with high as suspicious
 WHOLE = "mmd: the paper's f, high is suspicious"
 STATISTICS = {
     "kde: f": "kernel density (KDE)",
@@ -36,6 +37,8 @@ STATISTICS = {
     "mmd: paper, arxiv": 'MMD of the paper, `paper="arxiv"`',
     "mmd: paper, journal": 'MMD of the paper, `paper="journal"`',
     "mmd: the paper's f, low is suspicious": "MMD of the paper, low is suspicious",
+    f"{LOW}mmd: paper, algorithm": "the same, `paper=True`, low is suspicious",
+    f"{LOW}mmd: paper, journal": 'the same, `paper="journal"`, low is suspicious',
     "mmd: f, high is suspicious": "MMD of case study I",
     "mmd: f": "MMD of case study I, low is suspicious",
     "mmd: filtered, 64 hops": '**MMD of I, `sided="below"`, 64 hops**',
@@ -76,7 +79,7 @@ def adversarial_neighbors() -> str:
             ]
             rows.append([f'{label}, `paper="{form}"`', *cells])
     heads = [
-        f"{ATTACKS[attack].removesuffix(' ↑')}, k = {k}" if k == counts[0] else f"{k}"
+        f"{_name(attack)}, k = {k}" if k == counts[0] else f"{k}"
         for attack in shown
         for k in counts
     ]
@@ -87,11 +90,13 @@ def adversarial_overlap() -> str:
     """Whether images whose scores overlap were criticisms before the attack."""
     tables = load("adversarial")["tables"]
     rows: list[Row] = []
-    for attack, head in ATTACKS.items():
+    for attack in ATTACKS:
         for name, label in OVERLAPPING.items():
             found = tables[attack]["overlap"][name]
             cells = [
                 number(found[key]["auroc"], 2, found[key]["standard_error"])
+                if found[key]["auroc"] is not None
+                else EMPTY
                 for key in (
                     "missed, by pixels",
                     "missed, by hidden",
@@ -99,16 +104,23 @@ def adversarial_overlap() -> str:
                     "alarms, by hidden",
                 )
             ]
-            told = f"{'FGSM ' if head[0] == '0' else ''}{head.removesuffix(' ↑')}"
-            rows.append([told, label, percent(found["missed_share"]), *cells])
+            rows.append([_name(attack), label, percent(found["missed_share"]), *cells])
     heads = ["missed: by pixels", "by latents", "alarms: by pixels", "by latents"]
     return markdown(["attack", "score", "missed", *heads], rows)
+
+
+def _name(attack: str) -> str:
+    head = ATTACKS[attack].removesuffix(" ↑")
+    return f"FGSM {head}" if head[0] == "0" else head
 
 
 def _aurocs(names: Mapping[str, str]) -> str:
     tables = load("adversarial")["tables"]
     rows: list[Row] = []
     for name, label in names.items():
-        found = [tables[attack]["statistics"][name] for attack in ATTACKS]
-        rows.append([label, *(number(row["auroc"]) for row in found)])
+        known = name.removeprefix(LOW)
+        areas = [tables[attack]["statistics"][known]["auroc"] for attack in ATTACKS]
+        if known != name:
+            areas = [1 - area for area in areas]
+        rows.append([label, *map(number, areas)])
     return markdown(["statistic", *ATTACKS.values()], rows)
