@@ -52,6 +52,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "saliency": saliency.saliency,
     "saliency-parts": saliency.saliency_parts,
     "saliency-forms": saliency.saliency_forms,
+    "saliency-corroboration": saliency.saliency_corroboration,
+    "saliency-region-forms": saliency.saliency_region_forms,
     "grid-pointing": localisation.grid_pointing,
     "known-masks": localisation.known_masks,
     "representative": representative.representative,
@@ -74,7 +76,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "criticisms": prototypes.criticisms,
     "adversarial": adversarial.adversarial,
     "adversarial-forms": adversarial.adversarial_forms,
+<<<<<<< HEAD
     "neighborhood": neighborhood.neighborhood,
+=======
+    "adversarial-neighbors": adversarial.adversarial_neighbors,
+    "adversarial-overlap": adversarial.adversarial_overlap,
+>>>>>>> margB
     "decision-boundary": decision_boundary.decision_boundary,
     "decision-boundary-labels": decision_boundary.decision_boundary_labels,
     "neighbors": neighbors.neighbors,
