@@ -76,12 +76,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "criticisms": prototypes.criticisms,
     "adversarial": adversarial.adversarial,
     "adversarial-forms": adversarial.adversarial_forms,
-<<<<<<< HEAD
     "neighborhood": neighborhood.neighborhood,
-=======
     "adversarial-neighbors": adversarial.adversarial_neighbors,
     "adversarial-overlap": adversarial.adversarial_overlap,
->>>>>>> margB
     "decision-boundary": decision_boundary.decision_boundary,
     "decision-boundary-labels": decision_boundary.decision_boundary_labels,
     "neighbors": neighbors.neighbors,

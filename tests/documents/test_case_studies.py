@@ -3,6 +3,7 @@
 Change the sentence when a record changes, and the words here with it.
 """
 
+import re
 from math import hypot
 from pathlib import Path
 
@@ -302,3 +303,51 @@ def test_the_number_of_neighbours_matters_less_than_the_form():
             scale = 1 if measure in chosen else 100
             apart = (max(at_20) - min(at_20)) * scale / 100
             assert apart > widest([measure], FORMS, scale)
+
+
+def claims():
+    """The rows of the table at the head: claim, measured, holds, ours, record."""
+    head = PAGE.read_text(encoding="utf-8").split("\n## ")[0]
+    lines = [line for line in head.splitlines() if line.startswith("| ")]
+    return [
+        [cell.strip() for cell in line.strip("| \n").split(" | ")] for line in lines
+    ]
+
+
+def test_the_claims_say_what_the_sections_say():
+    """Every number at the head is in a section below, or is worked out here."""
+    page = PAGE.read_text(encoding="utf-8")
+    below = set(re.findall(r"\d+\.\d+|\d+(?=%)", page.split("\n## ", 1)[1]))
+    below |= {found.split(".")[0] for found in below if found.endswith(".0")}
+    over_random = {"10.7", "18.5"}  # see test_nodes_over_random_ones
+    assert len(claims()) > 15
+    for row in claims()[1:]:
+        assert len(row) == 5, row
+        numbers = re.findall(r"\d+\.\d+|\d+(?=%)", f"{row[1]} {row[3]}")
+        missing = set(numbers) - below - over_random
+        assert not missing, (row[0], missing)
+
+
+def test_every_claim_leads_to_its_record():
+    for row in claims()[1:]:
+        files = re.findall(r"\]\((\S+\.json)\)", row[-1])
+        assert files and all((PAGE.parent / file).exists() for file in files), row
+
+
+def test_nodes_over_random_ones():
+    page = PAGE.read_text(encoding="utf-8")
+    rows = {
+        line.split(" | ")[0].strip("| *"): line.split(" | ")[1:]
+        for line in page.split("<!-- table: active-learning-paper -->")[1]
+        .split("<!-- /table -->")[0]
+        .splitlines()
+        if line.startswith("| ")
+    }
+    ours, random = rows["select_nodes"], rows["random of each class"]
+    gained = [number_in(ours[i]) - number_in(random[i]) for i in (0, 6)]
+    assert [round(gain, 1) for gain in gained] == [10.7, 18.5]
+    assert any(row[3] == "10.7 and 18.5" for row in claims())
+
+
+def number_in(cell):
+    return float(cell.strip("* |"))
