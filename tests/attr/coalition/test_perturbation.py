@@ -301,7 +301,22 @@ def test_noises_come_in_pairs():
     torch.testing.assert_close(halves[:, 0], halves[:, 1])
     generator = torch.Generator().manual_seed(3)
     setting = mask_search.Search(
-        1, 10, 0.1, 2, 0.0, 0.5, 6, "drop", (1, 1, 1), True, True, 3, 9, False
+        1,
+        10,
+        0.1,
+        2,
+        0.0,
+        0.5,
+        6,
+        "drop",
+        (1, 1, 1),
+        "mean",
+        1.0,
+        True,
+        True,
+        3,
+        9,
+        False,
     )
     noises = mask_search._noises(x, setting, generator)
     assert noises.shape == (6, 3, 12, 10) and noises.dtype == x.dtype
@@ -364,7 +379,7 @@ def test_batches_with_coalitions_of_their_own():
             x,
             layer,
             n_coalitions=FEW["n_coalitions"],
-            resolution="full" if paper else "pyramid",
+            paper=paper,
         )
         assert torch.equal(details.coalitions, expected)
         for row in range(3):
