@@ -223,22 +223,35 @@ def test_losses_of_responses(size):
     np.testing.assert_allclose(continuity_loss(responses), expected, **EXACT)
 
 
+def both_clusterings(steps, continuity, n_clusters, k, least, seed):
+    """Ours, and the plain one."""
+    size, features = (5, 4), draw(20, 3)
+    drawn = torch.Generator().manual_seed(seed)
+    start = (torch.randn(3, n_clusters, generator=drawn) / 3**0.5).double().numpy()
+    options = k, n_clusters, steps, continuity, seed, least
+    expected = reference.learnt_responses(
+        features.numpy(), size, start, steps, continuity, k, least
+    )
+    return _responses(features, size, *options), expected
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("continuity", [0.0, 1.5])
 @pytest.mark.parametrize("n_clusters", [32, 6])
 def test_clustering_steps(steps, continuity, n_clusters):
-    size, seed = (5, 4), 7
-    features = draw(20, 3)
-    drawn = torch.Generator().manual_seed(seed)
-    start = torch.randn(3, n_clusters, generator=drawn) / 3**0.5
-    for k, least in [(1, False), (4, False), (4, True)]:
-        expected = reference.learnt_responses(
-            features.numpy(), size, start.double().numpy(), steps, continuity, k, least
-        )
-        found = _responses(
-            features, size, k, n_clusters, steps, continuity, seed, least
-        )
+    found, expected = both_clusterings(steps, continuity, n_clusters, 1, False, 7)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clustering_ends_at_a_number_most_or_least():
+    """Of clusters there are 16, 17, 16, 15 and then 12."""
+    ends = {}
+    for k, least in [(15, False), (15, True), (14, False), (14, True)]:
+        found, expected = both_clusterings(4, 20.0, 32, k, least, 8)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        ends[k, least] = expected.argmax(axis=1)
+    number = {key: len(set(ends[key].tolist())) for key in ends}
+    assert number == {(15, False): 15, (15, True): 15, (14, False): 12, (14, True): 15}
 
 
 def test_clustering_stops_at_enough():
@@ -254,12 +267,24 @@ def test_clustering_stops_at_enough():
     assert first > 0
     stopped = _responses(features, size, enough, 32, 60, 1.0, 0)
     assert torch.equal(stopped, _responses(features, size, 1, 32, first, 1.0, 0))
-    # The paper's minimum: the same where k is met, the step before where it is missed.
-    stopped = _responses(features, size, enough, 32, 60, 1.0, 0, paper=True)
-    assert torch.equal(stopped, _responses(features, size, 1, 32, first, 1.0, 0))
-    assert clusters[first - 1] > enough + 1
-    stopped = _responses(features, size, enough + 1, 32, 60, 1.0, 0, paper=True)
-    assert torch.equal(stopped, _responses(features, size, 1, 32, first - 1, 1.0, 0))
+
+
+def test_the_papers_clustering_ends_before_there_are_too_few():
+    size, features = (9, 8), draw(72, 4)
+
+    def after(steps, k=1, paper=False):
+        return _responses(features, size, k, 32, steps, 20.0, 0, paper)
+
+    clusters = [after(steps).argmax(dim=1).unique().numel() for steps in range(20)]
+    met, passed = 0, 0
+    for k in range(min(clusters), clusters[0]):
+        first = next(i for i, number in enumerate(clusters) if number <= k)
+        last = first if clusters[first] == k else first - 1
+        met, passed = met + (last == first), passed + (last < first)
+        assert torch.equal(after(60, k, paper=True), after(last))
+        assert torch.equal(after(60, k), after(first))
+        assert clusters[last] >= k >= clusters[first]
+    assert met and passed
 
 
 class Net:

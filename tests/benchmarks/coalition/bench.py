@@ -21,7 +21,7 @@ other questions. ``paper`` is our reading of the published setting, up to 500 st
 16 noises (an image stops when its loss does), and coalitions at full resolution, whose
 passes are not counted; EfficientNet and the transformer have no such trunk, and their
 coalitions are the paper's in the feature maps of all sizes. ``short paper`` is the same
-in up to 60 steps of 4 noises, for what would take too long otherwise.
+in up to 60 steps of 2 noises, for what would take too long otherwise.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from tests.benchmarks.saliency.rows import ROWS
 
 Purpose = Literal["report", "tuning"]
 #: What sweeps and ablations of the paper's form can afford.
-SHORT: dict[str, Any] = {"paper": True, "n_steps": 60, "n_samples": 4}
+SHORT: dict[str, Any] = {"paper": True, "n_steps": 60, "n_samples": 2}
 OURS: dict[str, dict[str, Any]] = {
     "CoalitionPerturbation": {},
     "without evidence": {"evidence_weight": 0.0},
@@ -108,7 +108,7 @@ METRICS = {
 
 
 def coalition(photo: Photograph, options: dict[str, Any]) -> Tensor:
-    """The map (H, W) of our method, batches of 16."""
+    """The map (H, W) of our method, batches of 8."""
     from captum_margin.attr import CoalitionPerturbation
 
     options = dict(options)
@@ -125,7 +125,7 @@ def coalition(photo: Photograph, options: dict[str, Any]) -> Tensor:
         photo.image,
         target=photo.target,
         feature_mask=mask[:, None],
-        internal_batch_size=16,
+        internal_batch_size=8,
         **options,
     )
     return maps[0].mean(dim=0)
