@@ -319,7 +319,6 @@ SETTINGS = {
     "noise": (0.0, 1.0, 0.5),
     "n_samples": (4, 16, 2),
     "confidence": ("drop", "margin", "drop"),
-    "consistency": ("mean", "evenness", "evenness"),
     "confidence_weight": (6.0, 100.0, 3.0),
     "coalition_weight": (0.1, 1.0, 0.5),
     "move_coalitions": (True, False, True),

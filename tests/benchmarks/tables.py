@@ -87,7 +87,7 @@ _PARTS = (
     "'without coalitions' '15 steps' '30 steps' 'SLIC coalitions' "
     "'coalitions of 0 steps'"
 )
-_SHORT = "'short paper' 'short paper, mean'"
+_SHORT = "'short paper' 'short paper, evenness'"
 _SHORT_PARTS = (
     "'short paper without L_r' 'short paper without L_conf' 'short paper without L_c'"
 )

@@ -46,7 +46,6 @@ _DEFAULT: dict[str, Any] = {
     "confidence": "drop",
     "confidence_weight": 6.0,
     "coalition_weight": 0.1,
-    "consistency": "mean",
     "evidence_weight": 0.5,
     "move_coalitions": True,
     "learning_rate": 0.05,
@@ -65,7 +64,6 @@ _PAPER: dict[str, Any] = {
     "confidence": "margin",
     "confidence_weight": 100.0,
     "coalition_weight": 1.0,
-    "consistency": "evenness",
     "evidence_weight": 0.0,
     "move_coalitions": False,
     "learning_rate": 0.05,
@@ -123,7 +121,7 @@ class CoalitionPerturbation(PerturbationAttribution):
       :math:`-\sum_i \mathrm{mean}_{C_i} (p * G)` (``consistency="mean"``): take away
       the small ones too. How p is spread within a coalition costs nothing. Or
       :math:`\sum_i |C_i|^{-1} \sum_{\{n, m\} \subseteq C_i} G(n - m) (p_n - p_m)^2`
-      (``"evenness"``, the paper): pixels of one coalition near each other have one p.
+      (``"evenness"``): pixels of one coalition near each other have one p.
 
     The attribution is high where nothing could be taken away, and among that where the
     score resisted most. With g in [0, 1] the evidence, the mean of the slope
@@ -143,7 +141,8 @@ class CoalitionPerturbation(PerturbationAttribution):
     it: at least ``n_coalitions`` of them at full resolution, a mask of every pixel and
     channel, 1 - p alone. The summary gives :math:`\lambda = 1`, :math:`\mu = 100` and
     :math:`\nu = 1` without the terms that they weight, which we read as above, a sigma
-    of 1 pixel, and a Gaussian-weighted penalty within coalitions without its formula.
+    of 1 pixel, and a Gaussian-weighted penalty on arbitrary perturbations within a
+    coalition without its formula: words that ``"evenness"`` fits as well or better.
     Pure noise, 500 steps of 16 noises and the margin are ours.
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name; gradients
@@ -203,7 +202,7 @@ class CoalitionPerturbation(PerturbationAttribution):
         seed: int = 0,
         return_details: bool = False,
         confidence: Literal["drop", "margin"] | None = None,
-        consistency: Literal["mean", "evenness"] | None = None,
+        consistency: Literal["mean", "evenness"] = "mean",
         consistency_sigma: float = 1.0,
         mask_size: int | Literal["default"] | None = "default",
         smoothing: float | None = None,
@@ -258,8 +257,7 @@ class CoalitionPerturbation(PerturbationAttribution):
                 ``"margin"``, see the class. Default: None, ``"drop"`` (paper:
                 ``"margin"``).
             consistency (str, optional): The loss of the coalitions, ``"mean"`` or
-                ``"evenness"``, see the class. Default: None, ``"mean"`` (paper:
-                ``"evenness"``).
+                ``"evenness"``, see the class. Default: ``"mean"``.
             consistency_sigma (float, optional): Standard deviation of its Gaussian, in
                 pixels, above 0. Default: 1.0.
             mask_size (int, optional): Side of the grid whose enlargement p is; None: a
@@ -315,7 +313,6 @@ class CoalitionPerturbation(PerturbationAttribution):
             noise=noise,
             n_samples=n_samples,
             confidence=confidence,
-            consistency=consistency,
             confidence_weight=confidence_weight,
             coalition_weight=coalition_weight,
             evidence_weight=evidence_weight,
@@ -326,6 +323,7 @@ class CoalitionPerturbation(PerturbationAttribution):
         eta = used.pop("evidence_weight")
         options = Search(
             weights=(extent_weight, *weights),
+            consistency=consistency,
             consistency_sigma=consistency_sigma,
             softmax=softmax,
             seed=seed,
@@ -352,6 +350,7 @@ class CoalitionPerturbation(PerturbationAttribution):
         settings = {
             **used,
             **_weights_by_name(options),
+            "consistency": consistency,
             "consistency_sigma": consistency_sigma,
             "evidence_weight": eta,
             "n_coalitions": None if feature_mask is not None else n_coalitions,

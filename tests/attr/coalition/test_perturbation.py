@@ -10,7 +10,7 @@ from torch import nn
 
 from captum_margin.attr import CoalitionPerturbation, feature_coalitions
 from captum_margin.attr.coalition import search as mask_search
-from captum_margin.attr.coalition.losses import coalition_loss
+from captum_margin.attr.coalition.losses import coalition_loss, evenness_loss
 from tests.attr.coalition.test_clustering import assert_left_as, left
 from tests.helpers.models import Counted, Planted, conv, images, tiles
 
@@ -280,6 +280,30 @@ def test_one_value_for_each_coalition():
         assert len({float(value[0, 0]) for value in values}) > 1
     again = attribute(model, x, target=0, feature_mask=renumbered, **plain)
     torch.testing.assert_close(again, maps, **CLOSE)
+
+
+def test_evenness_leaves_one_value_to_neighbours_in_a_coalition():
+    x, mask, model = thin()
+    coalitions = mask[:, 0].expand(2, -1, -1)
+    options = {"target": 0, "feature_mask": mask, "return_details": True, "n_steps": 40}
+    options |= {"mask_size": None, "smoothing": 0.0, "coalition_weight": 30.0}
+
+    def unevenness(**more):
+        _, details = attribute(model, x, **{**options, **more})
+        for name, value in more.items():
+            assert details.settings[name] == value
+        return evenness_loss(1 - details.kept, coalitions), details
+
+    without, _ = unevenness(coalition_weight=0.0)
+    even, details = unevenness(consistency="evenness")
+    assert (even < 0.2 * without).all()
+    _, other = unevenness(consistency="evenness", consistency_sigma=2.0)
+    assert not torch.equal(details.kept, other.kept)
+    # The loss that is reported is the one that was asked for.
+    last = int(details.n_steps.min()) - 1
+    assert (details.losses[1:last, 2] >= 0).all()
+    _, mean = unevenness(consistency="mean")
+    assert (mean.losses[1:last, 2] < 0).all()
 
 
 def test_noises_come_in_pairs():

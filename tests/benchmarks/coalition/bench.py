@@ -86,11 +86,11 @@ OURS: dict[str, dict[str, Any]] = {
     "30 steps, 4 noises of 0.2": {"noise": 0.2, "n_samples": 4, "n_steps": 30},
     "15 steps, 8 noises of 0.2": {"noise": 0.2, "n_samples": 8, "n_steps": 15},
     "short paper": SHORT,
-    "short paper, mean": {**SHORT, "consistency": "mean"},
+    "short paper, evenness": {**SHORT, "consistency": "evenness"},
     "short paper without L_c": {**SHORT, "coalition_weight": 0.0},
     "short paper without L_conf": {**SHORT, "confidence_weight": 0.0},
     "short paper without L_r": {**SHORT, "extent_weight": 0.0},
-    "paper, mean": {"paper": True, "consistency": "mean"},
+    "paper, evenness": {"paper": True, "consistency": "evenness"},
     "paper": {"paper": True},
 }
 #: Options of :func:`captum_margin.attr.feature_coalitions`.

@@ -48,9 +48,10 @@ VALUES: dict[Form, dict[str, tuple[float, float, float]]] = {
         "extent_weight": (0.1, 1.0, 10.0),
         "confidence_weight": (10.0, 100.0, 1000.0),
         "coalition_weight": (0.1, 1.0, 10.0),
-        "consistency_sigma": (0.5, 1.0, 2.0),
     },
 }
+#: Sigma makes a difference where L_c is the evenness.
+SIGMAS = (0.5, 1.0, 2.0)
 #: The other reading of the three weights, in the order in which the losses are named.
 SWAPPED = {"extent_weight": 100.0, "confidence_weight": 1.0}
 OF_CLUSTERING = ("n_clusters", "n_coalitions")
@@ -65,6 +66,9 @@ def rows() -> list[tuple[Form, str, str, dict[str, Any]]]:
         for name, values in swept.items():
             for value in (values[0], values[2]):
                 found.append((form, name, f"{value:g}", {**BASE[form], name: value}))
+    for sigma in SIGMAS:
+        even = {**SHORT, "consistency": "evenness", "consistency_sigma": sigma}
+        found.append(("paper", "evenness", f"{sigma:g}", even))
     found.append(("paper", "swapped", "", {**SHORT, **SWAPPED}))
     return found
 

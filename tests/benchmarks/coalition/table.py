@@ -40,7 +40,7 @@ PARTS = {
     "without L_conf": "without L_conf",
     "margin loss": "the margin to other classes for L_conf",
     "without L_c": "without L_c",
-    "evenness 10": "evenness for L_c, at ten times the weight of the paper's",
+    "evenness 10": "evenness for L_c, at a weight of 10",
     "without moving coalitions": "without moving coalitions",
     "without coalitions": "without either",
     "15 steps": "15 steps",
@@ -48,7 +48,7 @@ PARTS = {
     "SLIC coalitions": "SLIC superpixels for coalitions",
     "coalitions of 0 steps": "coalitions of an untrained clustering",
     "short paper": "`paper=True`, 60 steps of 2 noises",
-    "short paper, mean": "the same, mean for L_c",
+    "short paper, evenness": "the same, evenness for L_c",
     "short paper without L_r": "the same without L_r",
     "short paper without L_conf": "the same without L_conf",
     "short paper without L_c": "the same without L_c",
@@ -69,7 +69,7 @@ OPTIONS = {
     "extent_weight": "λ, of L_r",
     "confidence_weight": "µ, of L_conf",
     "coalition_weight": "\N{GREEK SMALL LETTER NU}, of L_c",
-    "consistency_sigma": "σ of L_c, pixels",
+    "evenness": "evenness for L_c, σ",
     "swapped": "λ = 100, µ = 1",
 }
 
