@@ -106,12 +106,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "coalition_parts": (
         f"{_COALITION}-parts --photographs 8 --methods {_PARTS}",
         f"{_COALITION}-parts --photographs 6 --methods {_SHORT} {_SHORT_PARTS}",
-        f"{_COALITION}-parts --photographs 3 --methods paper",
         f"{_COALITION}-parts --report --out tests/benchmarks/results/"
         "coalition_parts.json",
     ),
+    "coalition_evenness": (
+        f"{_COALITION}-parts --purpose tuning --photographs 10 --methods "
+        "CoalitionPerturbation 'without L_c' 'evenness 1' 'evenness 10' 'evenness 100'",
+        f"{_COALITION}-parts --purpose tuning --report "
+        "--out tests/benchmarks/results/coalition_evenness.json",
+    ),
     "coalition_residual": (
-        f"{_COALITION}-parts --network efficientnet --photographs 4 "
+        f"{_COALITION}-parts --network efficientnet --photographs 3 "
         f"--methods CoalitionPerturbation {_SHORT}",
         f"{_COALITION}-parts --network efficientnet --report "
         "--out tests/benchmarks/results/coalition_residual.json",

@@ -284,7 +284,7 @@ def report(
         print(f"| {name} | " + " | ".join([*cells, str(row["photographs"])]) + " |")
     settings = {
         "command": "python -m tests.benchmarks.coalition.bench --cache DIR "
-        f"--network {network}",
+        f"--network {network}" + (" --purpose tuning" if purpose == "tuning" else ""),
         "seed": 0,
         "photographs": sorted(ours),
         "network": network,

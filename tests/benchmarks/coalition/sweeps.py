@@ -44,7 +44,7 @@ VALUES: dict[Form, dict[str, tuple[float, float, float]]] = {
         "coalition_weight": (0.01, 0.1, 1.0),
     },
     "paper": {
-        "n_clusters": (16, 32, 64),
+        "n_clusters": (16, 32, 48),
         "extent_weight": (0.1, 1.0, 10.0),
         "confidence_weight": (10.0, 100.0, 1000.0),
         "coalition_weight": (0.1, 1.0, 10.0),

@@ -47,7 +47,7 @@ PARTS = {
     "30 steps": "30 steps",
     "SLIC coalitions": "SLIC superpixels for coalitions",
     "coalitions of 0 steps": "coalitions of an untrained clustering",
-    "short paper": "`paper=True`, 60 steps of 2 noises",
+    "short paper": "**`paper=True`, cut short** (60 steps of 2 noises)",
     "short paper, evenness": "the same, evenness for L_c",
     "short paper without L_r": "the same without L_r",
     "short paper without L_conf": "the same without L_conf",
