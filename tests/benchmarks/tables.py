@@ -63,6 +63,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "representative-similar": representative.representative_similar,
     "coalition": coalition.coalition,
     "coalition-parts": coalition.coalition_parts,
+    "coalition-regions": coalition.coalition_regions,
+    "coalition-sweeps": coalition.coalition_sweeps,
     "label-noise": label_noise.label_noise,
     "label-noise-checked": label_noise.label_noise_checked,
     "label-noise-forms": label_noise.label_noise_forms,
@@ -91,6 +93,16 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
+_PARTS = (
+    "CoalitionPerturbation 'without evidence' 'without L_r' 'without L_conf' "
+    "'margin loss' 'without L_c' 'evenness 10' 'without moving coalitions' "
+    "'without coalitions' '15 steps' '30 steps' 'SLIC coalitions' "
+    "'coalitions of 0 steps'"
+)
+_SHORT = "'short paper' 'short paper, evenness'"
+_SHORT_PARTS = (
+    "'short paper without L_r' 'short paper without L_conf' 'short paper without L_c'"
+)
 _HUMAN = "python -m tests.benchmarks.label_noise.human"
 _SCALE = "python -m tests.benchmarks.scale.bench"
 _NETWORKS = "python -m tests.benchmarks.representative.networks --cache DIR/networks"
@@ -104,14 +116,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_COALITION} --report",
     ),
     "coalition_parts": (
-        f"{_COALITION}-parts --photographs 30",
-        f"{_COALITION}-parts --photographs 30 --methods 'without coalitions'",
-        f"{_COALITION}-parts --photographs 16 --methods 'without L_conf' 'margin loss' "
-        "'without L_c' 'without moving coalitions' '15 steps' '30 steps' "
-        "'SLIC coalitions' 'coalitions of 0 steps' '30 steps, 4 noises of 0.2'",
-        f"{_COALITION}-parts --photographs 7 --methods paper",
+        f"{_COALITION}-parts --photographs 8 --methods {_PARTS}",
+        f"{_COALITION}-parts --photographs 6 --methods {_SHORT} {_SHORT_PARTS}",
         f"{_COALITION}-parts --report --out tests/benchmarks/results/"
         "coalition_parts.json",
+    ),
+    "coalition_evenness": (
+        f"{_COALITION}-parts --purpose tuning --photographs 10 --methods "
+        "CoalitionPerturbation 'without L_c' 'evenness 1' 'evenness 10' 'evenness 100'",
+        f"{_COALITION}-parts --purpose tuning --report "
+        "--out tests/benchmarks/results/coalition_evenness.json",
+    ),
+    "coalition_residual": (
+        f"{_COALITION}-parts --network efficientnet --photographs 3 "
+        f"--methods CoalitionPerturbation {_SHORT}",
+        f"{_COALITION}-parts --network efficientnet --report "
+        "--out tests/benchmarks/results/coalition_residual.json",
     ),
     **{
         f"coalition_{network}": (

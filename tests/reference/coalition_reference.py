@@ -50,14 +50,31 @@ def smoothed(plane, sigma=1.0):
     return out
 
 
-def coalition(p, coalitions):
+def coalition(p, coalitions, sigma=1.0):
     """Minus the sum over coalitions (H, W) of their mean blurred perturbation."""
     total = 0.0
     for number in np.unique(coalitions):
         inside = coalitions == number
-        sums = [smoothed(plane * inside).sum() for plane in p]
+        sums = [smoothed(plane * inside, sigma).sum() for plane in p]
         total += np.mean(sums) / inside.sum()
     return -total
+
+
+def evenness(p, coalitions, sigma=1.0):
+    """Squared differences of p (C, H, W) between the pixels of each coalition (H, W).
+
+    By the Gaussian of how far they are apart, every pair once; the mean over the
+    channels, per pixel of the coalition, summed over coalitions.
+    """
+    weights, total = gaussian(sigma), 0.0
+    for number in np.unique(coalitions):
+        pixels = [tuple(place) for place in np.argwhere(coalitions == number).tolist()]
+        for i, (y, x) in enumerate(pixels):
+            for other_y, other_x in pixels[:i]:
+                weight = weights.get((y - other_y, x - other_x), 0.0)
+                apart = p[:, y, x] - p[:, other_y, other_x]
+                total += weight * np.mean(apart**2) / len(pixels)
+    return total
 
 
 def similarity(responses):
@@ -101,8 +118,11 @@ def responses(features, weight):
     return (mapped - mapped.mean(0)) / spread
 
 
-def learnt_responses(features, size, start, steps, weight_of_continuity, k):
-    """Responses after steps of gradient descent with momentum 0.9 at rate 0.1."""
+def learnt_responses(features, size, start, steps, weight_of_continuity, k, least):
+    """Responses after steps of gradient descent with momentum 0.9 at rate 0.1.
+
+    They end at k clusters or fewer; ``least``: at k, or before there are fewer.
+    """
     features = features / features.std(ddof=1)
     weight, moment = start.copy(), np.zeros_like(start)
 
@@ -111,11 +131,15 @@ def learnt_responses(features, size, start, steps, weight_of_continuity, k):
         picture = of_pixels.reshape(*size, -1)
         return similarity(of_pixels) + weight_of_continuity * continuity(picture)
 
+    def n_clusters(weight):
+        return len(set(responses(features, weight).argmax(1).tolist()))
+
     for _ in range(steps):
-        clusters = responses(features, weight).argmax(1)
-        if len(set(clusters.tolist())) <= k:
+        if n_clusters(weight) <= k:
             break
         moment = 0.9 * moment + gradient(loss, weight)
+        if least and n_clusters(weight - 0.1 * moment) < k:
+            break
         weight = weight - 0.1 * moment
     return responses(features, weight)
 
@@ -166,7 +190,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         scores: From an image to a vector of logits.
         noises: Of every step: arrays (C, H, W) of unit variance.
         options: learning_rate, mask_size, smoothing, noise, weights, confidence,
-            move_coalitions; and decay, of the average.
+            consistency, consistency_sigma, move_coalitions; and decay, of the average.
 
     Returns:
         The averaged perturbation, the evidence, and the three losses of each step.
@@ -200,6 +224,10 @@ def search(scores, image, baseline, target, coalitions, noises, options):
             return np.zeros_like(p)
         return gradient(lambda q: confidence(q, noise, kink=not smooth), p)
 
+    def consistency(p):
+        loss = {"mean": coalition, "evenness": evenness}[options["consistency"]]
+        return loss(p, coalitions, options["consistency_sigma"])
+
     average, losses, decay = 0.0, [], options["decay"]
     resisted = 0.0
     for of_step in noises:
@@ -211,7 +239,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         terms = [
             extent(p),
             np.mean([confidence(full, noise) for noise in of_step]),
-            coalition(p, coalitions),
+            consistency(p),
         ]
         losses.append(terms)
         average = decay * average + (1 - decay) * p
@@ -222,7 +250,7 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         weights = options["weights"]
         total = weights[1] * slope
         total = total + weights[0] * gradient(extent, p)
-        total = total + weights[2] * gradient(lambda q: coalition(q, coalitions), p)
+        total = total + weights[2] * gradient(consistency, p)
         total = rows.T @ total @ columns
         grid = of_grid.step(
             grid, total if side is None else down.T @ total[0] @ across

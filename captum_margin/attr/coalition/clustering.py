@@ -26,8 +26,6 @@ _DIRECTIONS = 16
 _ROUNDING = 8
 #: A smaller share of the largest variance is none but rounding, in float64.
 _NO_VARIANCE = 1e-12
-#: Clusters to begin with, the channels of the responses r.
-_RESPONSES = 32
 _MOMENTUM, _RATE, _EPSILON = 0.9, 0.1, 1e-5
 #: Pixels of the longer side on which responses are learnt, before they are enlarged.
 _SIDE = 112
@@ -43,7 +41,9 @@ def feature_coalitions(
     additional_forward_args: object | None = None,
     *,
     n_coalitions: int = 16,
-    resolution: Literal["pyramid", "full"] = "pyramid",
+    n_clusters: int = 32,
+    paper: bool = False,
+    resolution: Literal["pyramid", "full"] | None = None,
     n_steps: int = 100,
     continuity: float = 1.0,
     seed: int = 0,
@@ -52,7 +52,7 @@ def feature_coalitions(
 ) -> Tensor:
     r"""Divides images into regions of like deep features.
 
-    The features of every pixel go through a linear map to :math:`\ell` = 32 responses
+    The features of every pixel go through a linear map to :math:`\ell` responses
     and a batch normalisation over the pixels of the image, r. The map is learnt anew
     for each image (Hu et al. 2024; the losses are those of Kim, Kanezaki and Tanaka,
     https://arxiv.org/abs/2007.09990): each pixel n is drawn to the response that is
@@ -68,6 +68,12 @@ def feature_coalitions(
     reduced to its 16 principal directions, which leaves the pairs of pixels nearly as
     far apart.
 
+    With ``paper=True`` ``n_coalitions`` is k, the minimum: the steps end at k
+    clusters, or before the step that would leave fewer, and no cluster is merged
+    afterwards, so that there are k to :math:`\ell` of them, unless the first map has
+    fewer. Only a summary of the paper is known to us. It gives this range, no k or
+    :math:`\ell`: 16, 32 and the 16 directions are ours.
+
     The result is a ``feature_mask`` for :class:`captum.attr.FeatureAblation`,
     :class:`captum.attr.KernelShap`, :class:`captum_margin.attr.MarginSaliency` and
     :class:`captum_margin.attr.CoalitionPerturbation`: one of shape (B, 1, H, W) is
@@ -81,13 +87,18 @@ def feature_coalitions(
         additional_forward_args (Any, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None.
         n_coalitions (int, optional): How many at most, at least 1. An image of little
-            variety has fewer. Default: 16.
+            variety has fewer. With ``paper=True`` how many at least. Default: 16.
+        n_clusters (int, optional): :math:`\ell`, how many there are to begin with, at
+            least 1. Default: 32.
+        paper (bool, optional): The paper's form: ``n_coalitions`` is the minimum,
+            responses are learnt on all pixels, and ``resolution`` is ``"full"``.
+            Default: False.
         resolution (str, optional): Without ``layer``: ``"pyramid"`` takes the last
             feature maps of each size, upsampled, in a transformer also the tokens
-            that go into the last attention; ``"full"`` (the paper) runs the
+            that go into the last attention; ``"full"`` runs the
             network's sequential convolutional trunk (VGG, AlexNet, SqueezeNet and the
             like) with stride 1 and without pooling, which costs tens of forward
-            passes. Default: ``"pyramid"``.
+            passes. Default: None, ``"pyramid"`` (paper: ``"full"``).
         n_steps (int, optional): Steps of the clustering at most. Default: 100.
         continuity (float, optional): :math:`\mu`, at least 0; high values make large,
             compact coalitions. Default: 1.0.
@@ -109,7 +120,7 @@ def feature_coalitions(
 
     Cost: per image one forward pass (``"full"``: the trunk at H x W positions; for
     SqueezeNet and 224 px about 0.6 GB), then at most ``n_steps`` steps of
-    O(H · W · 32 · d), d at most 16 for each feature map.
+    O(H · W · n_clusters · d), d at most 16 for each feature map.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(),
     ...                     nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
@@ -121,11 +132,19 @@ def feature_coalitions(
     torch.Size([1, 16, 16])
     """
     (images,) = _images(inputs)
-    if n_coalitions < 1 or n_steps < 0 or not continuity >= 0:
+    if n_coalitions < 1 or n_clusters < 1 or n_steps < 0 or not continuity >= 0:
         raise ValueError(
-            "expected n_coalitions >= 1, n_steps >= 0 and continuity >= 0 "
-            f"(got {n_coalitions}, {n_steps} and {continuity})"
+            "expected n_coalitions >= 1, n_clusters >= 1, n_steps >= 0 and "
+            f"continuity >= 0 (got {n_coalitions}, {n_clusters}, {n_steps} and "
+            f"{continuity})"
         )
+    if paper and n_coalitions > n_clusters:
+        raise ValueError(
+            "expected n_coalitions <= n_clusters with paper=True, where they are the "
+            f"least number and the first (got {n_coalitions} and {n_clusters})"
+        )
+    if resolution is None:
+        resolution = "full" if paper else "pyramid"
     if resolution not in ("pyramid", "full"):
         raise ValueError(
             f"expected resolution 'pyramid' or 'full' (got {resolution!r})"
@@ -136,7 +155,9 @@ def feature_coalitions(
     ):
         raise TypeError(f"expected layer as a Module or a list of them (got {layer!r})")
     size = tuple(images.shape[2:])
-    shrink = max(1.0, max(size) / _SIDE) if resolution == "pyramid" else 1.0
+    # Enlarged responses may lose a cluster, and the paper's minimum would not hold.
+    shrinks = resolution == "pyramid" and not paper
+    shrink = max(1.0, max(size) / _SIDE) if shrinks else 1.0
     coarse = tuple(max(1, round(side / shrink)) for side in size)
     coalitions = []
     rows = range(len(images))
@@ -153,20 +174,20 @@ def feature_coalitions(
             maps = pyramid_features(forward_func, image, args)
         features = torch.cat([_pixels(of_layer, coarse) for of_layer in maps], dim=1)
         response = _responses(
-            features, coarse, n_coalitions, n_steps, continuity, seed
+            features, coarse, n_coalitions, n_clusters, n_steps, continuity, seed, paper
         ).T.view(1, -1, *coarse)
         if coarse != size:
             response = F.interpolate(
                 response, size, mode="bilinear", align_corners=False
             )
-        coalitions.append(_largest(response[0], n_coalitions))
+        coalitions.append(_largest(response[0], None if paper else n_coalitions))
     return torch.stack(coalitions)
 
 
-def _largest(response: Tensor, n_coalitions: int) -> Tensor:
+def _largest(response: Tensor, n_coalitions: int | None) -> Tensor:
     """Which response (L, H, W) is the largest of those that are so most often, (H, W).
 
-    So that no more than ``n_coalitions`` are left when the steps are done.
+    So that no more than ``n_coalitions``, if any number, are left after the steps.
     """
     often = response.argmax(dim=0).flatten().bincount(minlength=len(response))
     kept = often.sort(descending=True, stable=True).indices[:n_coalitions]
@@ -255,29 +276,38 @@ def _responses(
     features: Tensor,
     size: tuple[int, ...],
     n_coalitions: int,
+    n_clusters: int,
     n_steps: int,
     continuity: float,
     seed: int,
+    paper: bool = False,
 ) -> Tensor:
-    """Responses (h · w, L) of one image from the features (h · w, d) of its pixels."""
+    """Responses (h · w, L) of one image from the features (h · w, d) of its pixels.
+
+    The first that have no more than ``n_coalitions`` clusters; with ``paper`` the last
+    before there are fewer.
+    """
     generator = torch.Generator().manual_seed(seed)
     width = features.shape[1]
-    start = torch.randn(width, _RESPONSES, generator=generator)
+    start = torch.randn(width, n_clusters, generator=generator)
     weight = (start / width**0.5).to(features).requires_grad_()
     optimizer = torch.optim.SGD([weight], lr=_RATE, momentum=_MOMENTUM)
     spread_of_all = features.std() if features.numel() > 1 else features.new_zeros(())
     features = features / spread_of_all.clamp(min=_EPSILON)
+    learnt = features.new_zeros(0)
     for step in range(n_steps + 1):
         response = features @ weight
         spread = response.var(dim=0, unbiased=False) + _EPSILON
         response = (response - response.mean(dim=0)) / spread.sqrt()
-        cluster = response.detach().argmax(dim=1)
-        if step == n_steps or cluster.unique().numel() <= n_coalitions:
+        count = response.detach().argmax(dim=1).unique().numel()
+        if paper and step > 0 and count < n_coalitions:
+            break
+        learnt = response.detach()
+        if step == n_steps or count <= n_coalitions:
             break
         loss = similarity_loss(response)
         if continuity > 0:
             loss = loss + continuity * continuity_loss(response.view(*size, -1))
         (weight.grad,) = torch.autograd.grad(loss, weight)
         optimizer.step()
-    learnt: Tensor = response.detach()
     return learnt

@@ -10,6 +10,7 @@ __all__ = [
     "ROUNDING",
     "coalition_loss",
     "drop_loss",
+    "evenness_loss",
     "extent_loss",
     "gaussian_smoothed",
     "margin_loss",
@@ -56,30 +57,69 @@ def drop_loss(selected: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
     return F.threshold((reference - selected) / scale, -ROUNDING, 0.0)
 
 
-def coalition_loss(p: Tensor, coalitions: Tensor) -> Tensor:
+def coalition_loss(p: Tensor, coalitions: Tensor, sigma: float = 1.0) -> Tensor:
     r"""L_c of each image: minus the sum over coalitions of their mean perturbation.
 
     .. math:: L_c = - \sum_i \frac{1}{|C_i|} \sum_n \big((p \otimes C_i) * G\big)_n
 
-    with G a Gaussian of one pixel. The mean is that over the coalition: over the image,
-    the sum of all coalitions would be the mean of p, whatever they are.
+    with G a Gaussian. The mean is that over the coalition: over the image, the sum of
+    all coalitions would be the mean of p, whatever they are. It is linear in p: how p
+    is spread within a coalition makes no difference, but where G leaves the image.
 
     Args:
         p (Tensor): Perturbation (B, C, H, W).
         coalitions (Tensor): Numbers from 0, (B, H, W), int64.
+        sigma (float): Of G, in pixels.
     """
     # Blurring is linear and keeps sums but for what leaves at the border, so that each
     # pixel counts by its own share: that of G * 1, whatever coalition it is in.
     ones = p.new_ones(1, 1, *p.shape[2:])
-    share = gaussian_smoothed(ones)  # G is symmetric: its own adjoint
+    share = gaussian_smoothed(ones, sigma)  # G is symmetric: its own adjoint
     values = (p.mean(dim=1) * share[:, 0]).flatten(1)
+    return -(values / _sizes(coalitions, p).flatten(1)).sum(dim=1)
+
+
+def evenness_loss(p: Tensor, coalitions: Tensor, sigma: float = 1.0) -> Tensor:
+    r"""L_c of each image as a penalty: how uneven p is within its coalitions.
+
+    .. math:: L_c = \sum_i \frac{1}{|C_i|} \sum_{\{n, m\} \subseteq C_i}
+        G(n - m) \, (p_n - p_m)^2
+
+    over the pairs of pixels of a coalition, the mean over the channels. It is 0 where p
+    is the same for pixels of a coalition that G reaches from each other, and only
+    there; each coalition counts the same, a single pixel nothing.
+
+    Args:
+        p (Tensor): Perturbation (B, C, H, W).
+        coalitions (Tensor): Numbers from 0, (B, H, W), int64.
+        sigma (float): Of G, in pixels.
+    """
+    kernel = _gaussian(sigma, p).tolist()
+    radius = len(kernel) // 2
+    height, width = p.shape[2:]
+    share = 1 / _sizes(coalitions, p)
+    total = p.new_zeros(len(p))
+    for down in range(min(radius, height - 1) + 1):
+        for across in range(-min(radius, width - 1), min(radius, width - 1) + 1):
+            if down == 0 and across <= 0:  # each pair once
+                continue
+            rows = slice(0, height - down), slice(down, height)
+            left, right = max(0, -across), max(0, across)
+            columns = slice(left, width - right), slice(right, width - left)
+            here, there = (..., rows[0], columns[0]), (..., rows[1], columns[1])
+            same = (coalitions[here] == coalitions[there]) * share[here]
+            apart = (p[here] - p[there]).square().mean(dim=1)
+            weight = kernel[radius + down] * kernel[radius + across]
+            total = total + weight * (same * apart).flatten(1).sum(dim=1)
+    return total
+
+
+def _sizes(coalitions: Tensor, like: Tensor) -> Tensor:
+    """How many pixels the coalition of each pixel has, (B, H, W), as floats."""
     places = coalitions.flatten(1)
-    count = int(places.max()) + 1
-    sums = values.new_zeros(len(p), count).scatter_add(1, places, values)
-    sizes = values.new_zeros(len(p), count).scatter_add(
-        1, places, torch.ones_like(values)
-    )
-    return -(sums / sizes.clamp(min=1)).sum(dim=1)
+    counts = like.new_zeros(len(places), int(places.max()) + 1)
+    counts = counts.scatter_add(1, places, like.new_ones(places.shape))
+    return counts.gather(1, places).view(coalitions.shape)
 
 
 def gaussian_smoothed(maps: Tensor, sigma: float = 1.0) -> Tensor:

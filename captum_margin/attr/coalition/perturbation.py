@@ -52,7 +52,8 @@ _DEFAULT: dict[str, Any] = {
 }
 #: Where nothing resisted there still is so much evidence that p tells pixels apart.
 _LEAST_EVIDENCE = 0.2
-#: The setting of the paper.
+#: The setting of the paper, as far as a summary of it tells: the weights and 1 - p are
+#: the paper's, the noise, the margin and how the search is done our reading.
 _PAPER: dict[str, Any] = {
     "n_steps": 500,
     "patience": 10,
@@ -115,9 +116,12 @@ class CoalitionPerturbation(PerturbationAttribution):
       how far other classes are above the target,
       :math:`\sum_j \max(0, f_j(\tilde x) - f_t(\tilde x))` over their number
       (``"margin"``, the paper);
-    - :math:`L_c = -\sum_i \mathrm{mean}_{C_i} (p * G_1)`, :math:`G_1` a Gaussian of
-      one pixel: take away coalitions :math:`C_i` as wholes, the small ones too; regions
-      of like deep features, see :func:`~captum_margin.attr.feature_coalitions`.
+    - :math:`L_c`, over coalitions :math:`C_i`, regions of like deep features, see
+      :func:`~captum_margin.attr.feature_coalitions`, with a Gaussian G. Either
+      :math:`-\sum_i \mathrm{mean}_{C_i} (p * G)` (``consistency="mean"``): take away
+      the small ones too. How p is spread within a coalition costs nothing. Or
+      :math:`\sum_i |C_i|^{-1} \sum_{\{n, m\} \subseteq C_i} G(n - m) (p_n - p_m)^2`
+      (``"evenness"``): pixels of one coalition near each other have one p.
 
     The attribution is high where nothing could be taken away, and among that where the
     score resisted most. With g in [0, 1] the evidence, the mean of the slope
@@ -133,8 +137,13 @@ class CoalitionPerturbation(PerturbationAttribution):
     as a whole and tens of evaluations suffice; g is as coarse and as smooth.
 
     Hu et al., "Perturbation on Feature Coalition: Towards Interpretable Deep Neural
-    Networks", 2024: pure noise on a mask of every pixel and channel, 500 steps of 16
-    noises, and 1 - p alone. That is ``paper=True``.
+    Networks", 2024, of which we know a summary only. ``paper=True`` is our reading of
+    it: at least ``n_coalitions`` of them at full resolution, a mask of every pixel and
+    channel, 1 - p alone. The summary gives :math:`\lambda = 1`, :math:`\mu = 100` and
+    :math:`\nu = 1` without the terms that they weight, which we read as above, a sigma
+    of 1 pixel, and a Gaussian-weighted penalty on arbitrary perturbations within a
+    coalition without its formula: words that ``"evenness"`` fits as well or better.
+    Pure noise, 500 steps of 16 noises and the margin are ours.
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name; gradients
     reach the inputs only. A random network's map correlates by 0.35 with a trained
@@ -193,6 +202,8 @@ class CoalitionPerturbation(PerturbationAttribution):
         seed: int = 0,
         return_details: bool = False,
         confidence: Literal["drop", "margin"] | None = None,
+        consistency: Literal["mean", "evenness"] = "mean",
+        consistency_sigma: float = 1.0,
         mask_size: int | Literal["default"] | None = "default",
         smoothing: float | None = None,
         noise: float | None = None,
@@ -223,8 +234,8 @@ class CoalitionPerturbation(PerturbationAttribution):
             feature_mask (Tensor, optional): Coalitions of one's own, integers that
                 broadcast to the images, one for all channels.
                 Default: None, :func:`~captum_margin.attr.feature_coalitions`.
-            n_coalitions (int, optional): As there, without ``feature_mask``.
-                Default: 16.
+            n_coalitions (int, optional): As there, without ``feature_mask``: how many
+                at most, with ``paper=True`` how many at least. Default: 16.
             extent_weight (float, optional): :math:`\lambda`, at least 0. Default: 1.0.
             confidence_weight (float, optional): :math:`\mu`, at least 0.
                 Default: None, 6 (paper: 100).
@@ -245,6 +256,10 @@ class CoalitionPerturbation(PerturbationAttribution):
             confidence (str, optional): The loss of the score, ``"drop"`` or
                 ``"margin"``, see the class. Default: None, ``"drop"`` (paper:
                 ``"margin"``).
+            consistency (str, optional): The loss of the coalitions, ``"mean"`` or
+                ``"evenness"``, see the class. Default: ``"mean"``.
+            consistency_sigma (float, optional): Standard deviation of its Gaussian, in
+                pixels, above 0. Default: 1.0.
             mask_size (int, optional): Side of the grid whose enlargement p is; None: a
                 value for every pixel and channel. Default: ``"default"``, 14 (paper:
                 None).
@@ -308,6 +323,8 @@ class CoalitionPerturbation(PerturbationAttribution):
         eta = used.pop("evidence_weight")
         options = Search(
             weights=(extent_weight, *weights),
+            consistency=consistency,
+            consistency_sigma=consistency_sigma,
             softmax=softmax,
             seed=seed,
             rows=internal_batch_size or len(images) * used["n_samples"],
@@ -333,6 +350,8 @@ class CoalitionPerturbation(PerturbationAttribution):
         settings = {
             **used,
             **_weights_by_name(options),
+            "consistency": consistency,
+            "consistency_sigma": consistency_sigma,
             "evidence_weight": eta,
             "n_coalitions": None if feature_mask is not None else n_coalitions,
             "paper": paper,
@@ -358,7 +377,7 @@ class CoalitionPerturbation(PerturbationAttribution):
                 self.layer,
                 args,
                 n_coalitions=n_coalitions,
-                resolution="full" if paper else "pyramid",
+                paper=paper,
                 seed=seed,
                 reshape_transform=self.reshape_transform,
             )
@@ -419,6 +438,14 @@ def _check(options: Search, internal_batch_size: int | None, eta: float) -> None
     if options.confidence not in ("drop", "margin"):
         raise ValueError(
             f"expected confidence 'drop' or 'margin' (got {options.confidence!r})"
+        )
+    if options.consistency not in ("mean", "evenness"):
+        raise ValueError(
+            f"expected consistency 'mean' or 'evenness' (got {options.consistency!r})"
+        )
+    if not 0 < options.consistency_sigma < torch.inf:
+        raise ValueError(
+            f"expected a finite consistency_sigma > 0 (got {options.consistency_sigma})"
         )
     if not all(0 <= weight < torch.inf for weight in options.weights):
         raise ValueError(f"expected finite weights >= 0 (got {options.weights})")

@@ -24,6 +24,7 @@ from captum_margin.attr.coalition.losses import (
     ROUNDING,
     coalition_loss,
     drop_loss,
+    evenness_loss,
     extent_loss,
     margin_loss,
     smoothing_matrix,
@@ -52,6 +53,8 @@ class Search:
         n_samples: Noises a step, in pairs of opposite sign; 1 without noise.
         confidence: ``"drop"`` or ``"margin"``.
         weights: Of the extent, the confidence and the coalitions.
+        consistency: The loss of the coalitions, ``"mean"`` or ``"evenness"``.
+        consistency_sigma: Of its Gaussian, in pixels.
         move_coalitions: Whether each coalition also moves as a whole.
         softmax: Whether outputs (n, C > 1) are logits.
         seed: Of the noise.
@@ -68,6 +71,8 @@ class Search:
     n_samples: int
     confidence: Literal["drop", "margin"]
     weights: tuple[float, float, float]
+    consistency: Literal["mean", "evenness"]
+    consistency_sigma: float
     move_coalitions: bool
     softmax: bool
     seed: int
@@ -273,6 +278,7 @@ def search(
     generator = torch.Generator().manual_seed(options.seed)  # the same on any device
     losses = mask.grid.new_full((options.n_steps, 3, len(images)), torch.nan)
     weights = losses.new_tensor(options.weights)[:, None]
+    consistency = coalition_loss if options.consistency == "mean" else evenness_loss
     stand = scorer.stand_without_image()
     if bool(stand.any()):
         _warn_of_nothing_to_keep(stand)
@@ -291,7 +297,8 @@ def search(
         p = mask.value()
         noises = _noises(images, options, generator)
         confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
-        extent, coalition = extent_loss(p), coalition_loss(p, coalitions)
+        extent = extent_loss(p)
+        coalition = consistency(p, coalitions, options.consistency_sigma)
         resisted += slope
         terms = torch.stack([extent, confidence, coalition]).detach()
         losses[step] = terms.where(active, torch.nan)

@@ -177,9 +177,28 @@ def test_no_more_coalitions_than_asked_for(count):
     assert len(numbers) >= min(count, 5)
 
 
+@pytest.mark.parametrize("options", [{}, {"resolution": "pyramid"}, {"layer": 0}])
+@pytest.mark.parametrize(("least", "first"), [(1, 32), (5, 32), (7, 7)])
+def test_the_papers_number_of_coalitions(least, first, options):
+    """Of k and l it lies between; by default k is the most."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 20, 18, generator=generator)
+    net, numbers = vgg(), {"n_coalitions": least, "n_clusters": first}
+    numbers["n_steps"] = 30
+    if "layer" in options:
+        options = {"layer": net.features[0]}
+    for paper in (True, False):
+        call = {"paper": paper, **numbers, **options}
+        for found in feature_coalitions(net, image, **call):
+            seen = found.unique().tolist()
+            assert seen == list(range(len(seen)))
+            assert least <= len(seen) <= first if paper else len(seen) <= least
+
+
 def test_an_even_image_is_one_coalition():
     for image in (torch.zeros(1, 3, 16, 16), torch.full((1, 3, 16, 12), 0.7)):
         assert not feature_coalitions(pointwise(), image).any()
+        assert not feature_coalitions(pointwise(), image, paper=True).any()
 
 
 def test_batch_and_seed():
@@ -361,6 +380,9 @@ ERRORS = [
     (lambda: call(resnet(), resolution="full"), ValueError, "pass layer="),
     (lambda: call(resolution="half"), ValueError, "'pyramid' or 'full'"),
     (lambda: call(n_coalitions=0), ValueError, "n_coalitions >= 1"),
+    (lambda: call(n_clusters=0), ValueError, "n_clusters >= 1"),
+    (lambda: call(n_coalitions=33, paper=True), ValueError, "n_coalitions <= n_clus"),
+    (lambda: call(resnet(), paper=True), ValueError, "pass layer="),
     (lambda: call(n_steps=-1), ValueError, "n_steps >= 0"),
     (lambda: call(continuity=-0.1), ValueError, "continuity >= 0"),
     (lambda: call(continuity=torch.nan), ValueError, "continuity >= 0"),

@@ -13,6 +13,7 @@ from captum_margin.attr.coalition.clustering import (
 from captum_margin.attr.coalition.losses import (
     coalition_loss,
     drop_loss,
+    evenness_loss,
     extent_loss,
     gaussian_smoothed,
     margin_loss,
@@ -54,14 +55,18 @@ def test_losses_of_a_mask(channels, size):
     np.testing.assert_allclose(
         extent_loss(p), [reference.extent(array) for array in arrays], **EXACT
     )
-    np.testing.assert_allclose(
-        coalition_loss(p, coalitions),
-        [
-            reference.coalition(*pair)
-            for pair in zip(arrays, coalitions.numpy(), strict=True)
-        ],
-        **EXACT,
-    )
+    for loss, plain in [
+        (coalition_loss, reference.coalition),
+        (evenness_loss, reference.evenness),
+    ]:
+        for sigma in (1.0, 0.4, 2.0):
+            pairs = zip(arrays, coalitions.numpy(), strict=True)
+            np.testing.assert_allclose(
+                loss(p, coalitions, sigma),
+                [plain(*pair, sigma) for pair in pairs],
+                **EXACT,
+            )
+        assert torch.equal(loss(p, coalitions), loss(p, coalitions, 1.0))
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.5, 2.0])
@@ -111,6 +116,7 @@ def test_gradients():
     coalitions = regions(2, 5, 4)
     assert torch.autograd.gradcheck(extent_loss, p)
     assert torch.autograd.gradcheck(lambda q: coalition_loss(q, coalitions), p)
+    assert torch.autograd.gradcheck(lambda q: evenness_loss(q, coalitions, 2.0), p)
     assert torch.autograd.gradcheck(gaussian_smoothed, p)
     scores = draw(4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda s: margin_loss(s, s[:, 1]), scores)
@@ -135,6 +141,55 @@ def test_laws_of_the_mask():
     torch.testing.assert_close(of_one, -(p * share).mean(dim=(1, 2, 3)))
     every = torch.arange(72).view(1, 9, 8).expand(2, -1, -1)
     torch.testing.assert_close(coalition_loss(p, every), 72 * of_one)
+
+
+def test_evenness_is_nothing_only_where_each_coalition_has_one_value():
+    """Of its pixels that the Gaussian reaches from each other."""
+    coalitions = regions(2, 9, 8)
+    values = draw(2, 3, 4)
+    of_pixels = coalitions.flatten(1)[:, None].expand(-1, 3, -1)
+    p = values.gather(2, of_pixels).view(2, 3, 9, 8)
+    assert not evenness_loss(p, coalitions, 3.0).any()
+    # One pixel that differs from its like is enough, in any channel and at any place.
+    for channel, row, column in [(0, 0, 0), (2, 8, 7), (1, 4, 3)]:
+        uneven = p.clone()
+        uneven[:, channel, row, column] += 0.1
+        assert (evenness_loss(uneven, coalitions, 3.0) > 0).all()
+    # A pixel alone may have any, and so may parts that are too far from each other.
+    every = torch.arange(72).view(1, 9, 8).expand(2, -1, -1)
+    assert not evenness_loss(perturbation(2, 3, 9, 8), every).any()
+    rows = torch.arange(9)[:, None].expand(9, 8)
+    apart = ((rows < 2) | (rows > 3)).long().expand(2, -1, -1)
+    p = torch.where(rows > 3, 0.7, 0.2).double().expand(2, 1, 9, 8).clone()
+    assert not evenness_loss(p, apart, 0.7).any()  # ends after two pixels
+    assert (evenness_loss(p, apart, 1.0) > 0).all()  # after three
+
+
+def test_laws_of_evenness():
+    p, coalitions = perturbation(2, 3, 9, 8), regions(2, 9, 8)
+    base = evenness_loss(p, coalitions)
+    assert (base > 0).all()
+    # Constants of each coalition and signs make no difference; scales are squared.
+    moved = p + coalitions[:, None] * 0.7 - 2
+    torch.testing.assert_close(evenness_loss(moved, coalitions), base)
+    torch.testing.assert_close(evenness_loss(-3 * p, coalitions), 9 * base)
+    renumbered = torch.tensor([7, 2, 9, 0])[coalitions]
+    torch.testing.assert_close(evenness_loss(p, renumbered), base)
+    for turned in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT):
+        found = evenness_loss(turned(p), turned(coalitions))
+        torch.testing.assert_close(found, base)
+    # The mean over channels, each image by itself; a copy counts as the coalition.
+    of_channels = [evenness_loss(p[:, [c]], coalitions) for c in range(3)]
+    torch.testing.assert_close(torch.stack(of_channels).mean(dim=0), base)
+    torch.testing.assert_close(evenness_loss(p[1:], coalitions[1:]), base[1:])
+    twice = torch.cat([p, p.new_zeros(2, 3, 5, 8), p], dim=2)
+    other = torch.cat([coalitions, coalitions[:, :5] * 0 + 4, coalitions + 5], dim=1)
+    torch.testing.assert_close(evenness_loss(twice, other), 2 * base)
+    # What the mean of a coalition does not see.
+    steps = torch.zeros(1, 1, 9, 8).double()
+    steps[..., ::2, :] = 1
+    one = torch.zeros(1, 9, 8).long()
+    assert evenness_loss(steps, one) > 0 == evenness_loss(steps * 0 + 0.5, one)
 
 
 def test_constant_perturbation():
@@ -168,17 +223,35 @@ def test_losses_of_responses(size):
     np.testing.assert_allclose(continuity_loss(responses), expected, **EXACT)
 
 
+def both_clusterings(steps, continuity, n_clusters, k, least, seed):
+    """Ours, and the plain one."""
+    size, features = (5, 4), draw(20, 3)
+    drawn = torch.Generator().manual_seed(seed)
+    start = (torch.randn(3, n_clusters, generator=drawn) / 3**0.5).double().numpy()
+    options = k, n_clusters, steps, continuity, seed, least
+    expected = reference.learnt_responses(
+        features.numpy(), size, start, steps, continuity, k, least
+    )
+    return _responses(features, size, *options), expected
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("continuity", [0.0, 1.5])
-def test_clustering_steps(steps, continuity):
-    size, seed = (5, 4), 7
-    features = draw(20, 3)
-    start = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed))
-    expected = reference.learnt_responses(
-        features.numpy(), size, (start / 3**0.5).double().numpy(), steps, continuity, 1
-    )
-    found = _responses(features, size, 1, steps, continuity, seed)
+@pytest.mark.parametrize("n_clusters", [32, 6])
+def test_clustering_steps(steps, continuity, n_clusters):
+    found, expected = both_clusterings(steps, continuity, n_clusters, 1, False, 7)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clustering_ends_at_a_number_most_or_least():
+    """Of clusters there are 16, 17, 16, 15 and then 12."""
+    ends = {}
+    for k, least in [(15, False), (15, True), (14, False), (14, True)]:
+        found, expected = both_clusterings(4, 20.0, 32, k, least, 8)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        ends[k, least] = expected.argmax(axis=1)
+    number = {key: len(set(ends[key].tolist())) for key in ends}
+    assert number == {(15, False): 15, (15, True): 15, (14, False): 12, (14, True): 15}
 
 
 def test_clustering_stops_at_enough():
@@ -186,14 +259,32 @@ def test_clustering_stops_at_enough():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 9), torch.arange(8.0), indexing="ij")
     features = torch.stack([y, (x > 3).float(), y * y], dim=2).double().view(72, 3)
     clusters = [
-        _responses(features, size, 1, steps, 1.0, 0).argmax(dim=1).unique().numel()
+        _responses(features, size, 1, 32, steps, 1.0, 0).argmax(dim=1).unique().numel()
         for steps in range(12)
     ]
     enough = min(clusters)
     first = clusters.index(enough)
     assert first > 0
-    stopped = _responses(features, size, enough, 60, 1.0, 0)
-    assert torch.equal(stopped, _responses(features, size, 1, first, 1.0, 0))
+    stopped = _responses(features, size, enough, 32, 60, 1.0, 0)
+    assert torch.equal(stopped, _responses(features, size, 1, 32, first, 1.0, 0))
+
+
+def test_the_papers_clustering_ends_before_there_are_too_few():
+    size, features = (9, 8), draw(72, 4)
+
+    def after(steps, k=1, paper=False):
+        return _responses(features, size, k, 32, steps, 20.0, 0, paper)
+
+    clusters = [after(steps).argmax(dim=1).unique().numel() for steps in range(20)]
+    met, passed = 0, 0
+    for k in range(min(clusters), clusters[0]):
+        first = next(i for i, number in enumerate(clusters) if number <= k)
+        last = first if clusters[first] == k else first - 1
+        met, passed = met + (last == first), passed + (last < first)
+        assert torch.equal(after(60, k, paper=True), after(last))
+        assert torch.equal(after(60, k), after(first))
+        assert clusters[last] >= k >= clusters[first]
+    assert met and passed
 
 
 class Net:
@@ -228,6 +319,9 @@ class Net:
         {"weights": (2.0, 0.0, 0.0)},
         {"weights": (0.0, 3.0, 0.5)},
         {"learning_rate": 0.9},
+        {"consistency": "evenness", "weights": (1.0, 0.7, 3.0)},
+        {"consistency": "evenness", "consistency_sigma": 2.0, "mask_size": None},
+        {"consistency_sigma": 2.0},
     ],
     ids=str,
 )
@@ -240,6 +334,8 @@ def test_search_steps(changes):
         "n_samples": 2,
         "confidence": "drop",
         "weights": (1.0, 0.7, 0.3),
+        "consistency": "mean",
+        "consistency_sigma": 1.0,
         "move_coalitions": True,
         **changes,
     }

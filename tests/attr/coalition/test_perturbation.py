@@ -10,7 +10,7 @@ from torch import nn
 
 from captum_margin.attr import CoalitionPerturbation, feature_coalitions
 from captum_margin.attr.coalition import search as mask_search
-from captum_margin.attr.coalition.losses import coalition_loss
+from captum_margin.attr.coalition.losses import coalition_loss, evenness_loss
 from tests.attr.coalition.test_clustering import assert_left_as, left
 from tests.helpers.models import Counted, Planted, conv, images, tiles
 
@@ -282,6 +282,30 @@ def test_one_value_for_each_coalition():
     torch.testing.assert_close(again, maps, **CLOSE)
 
 
+def test_evenness_leaves_one_value_to_neighbours_in_a_coalition():
+    x, mask, model = thin()
+    coalitions = mask[:, 0].expand(2, -1, -1)
+    options = {"target": 0, "feature_mask": mask, "return_details": True, "n_steps": 40}
+    options |= {"mask_size": None, "smoothing": 0.0, "coalition_weight": 30.0}
+
+    def unevenness(**more):
+        _, details = attribute(model, x, **{**options, **more})
+        for name, value in more.items():
+            assert details.settings[name] == value
+        return evenness_loss(1 - details.kept, coalitions), details
+
+    without, _ = unevenness(coalition_weight=0.0)
+    even, details = unevenness(consistency="evenness")
+    assert (even < 0.2 * without).all()
+    _, other = unevenness(consistency="evenness", consistency_sigma=2.0)
+    assert not torch.equal(details.kept, other.kept)
+    # The loss that is reported is the one that was asked for.
+    last = int(details.n_steps.min()) - 1
+    assert (details.losses[1:last, 2] >= 0).all()
+    _, mean = unevenness(consistency="mean")
+    assert (mean.losses[1:last, 2] < 0).all()
+
+
 def test_noises_come_in_pairs():
     """Under a linear score their mean effect is that of no noise, to rounding."""
     x, mask, _ = thin()
@@ -301,7 +325,22 @@ def test_noises_come_in_pairs():
     torch.testing.assert_close(halves[:, 0], halves[:, 1])
     generator = torch.Generator().manual_seed(3)
     setting = mask_search.Search(
-        1, 10, 0.1, 2, 0.0, 0.5, 6, "drop", (1, 1, 1), True, True, 3, 9, False
+        1,
+        10,
+        0.1,
+        2,
+        0.0,
+        0.5,
+        6,
+        "drop",
+        (1, 1, 1),
+        "mean",
+        1.0,
+        True,
+        True,
+        3,
+        9,
+        False,
     )
     noises = mask_search._noises(x, setting, generator)
     assert noises.shape == (6, 3, 12, 10) and noises.dtype == x.dtype
@@ -364,7 +403,7 @@ def test_batches_with_coalitions_of_their_own():
             x,
             layer,
             n_coalitions=FEW["n_coalitions"],
-            resolution="full" if paper else "pyramid",
+            paper=paper,
         )
         assert torch.equal(details.coalitions, expected)
         for row in range(3):

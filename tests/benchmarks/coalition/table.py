@@ -6,8 +6,10 @@ from typing import Any
 
 from tests.benchmarks.cells import (
     DIFFERENCE,
+    EMPTY,
     INS_DEL,
     MINUS,
+    Cell,
     Row,
     markdown,
     metric,
@@ -29,20 +31,46 @@ COALITION = {
     "centre": "blob in the centre",
 }
 BLACK_BOXES = ("ScoreCAM", "Occlusion-400", "MarginSaliency-400", "centre", "random")
+DEFAULT_FORM = "the default"
 PARTS = {
+    "CoalitionPerturbation": DEFAULT_FORM,
     "without evidence": "without the evidence: 1 - p alone",
     "evidence alone": "the evidence alone",
+    "without L_r": "without L_r, the mask loss",
     "without L_conf": "without L_conf",
-    "margin loss": "the paper's margin for L_conf",
+    "margin loss": "the margin to other classes for L_conf",
     "without L_c": "without L_c",
+    "evenness 10": "evenness for L_c, at a weight of 10",
     "without moving coalitions": "without moving coalitions",
     "without coalitions": "without either",
     "15 steps": "15 steps",
     "30 steps": "30 steps",
     "SLIC coalitions": "SLIC superpixels for coalitions",
     "coalitions of 0 steps": "coalitions of an untrained clustering",
-    "30 steps, 4 noises of 0.2": "30 steps of 4 noises",
+    "short paper": "**`paper=True`, cut short** (60 steps of 2 noises)",
+    "short paper, evenness": "the same, evenness for L_c",
+    "short paper without L_r": "the same without L_r",
+    "short paper without L_conf": "the same without L_conf",
+    "short paper without L_c": "the same without L_c",
     "paper": "`paper=True`, up to 500 steps of 16 noises",
+}
+PARTITIONS = {
+    "default": "**coalitions**, 16 at most",
+    "paper": "**coalitions**, `paper=True`, 16 at least",
+    "untrained": "coalitions of the untrained network",
+    "colours": "coalitions of colours",
+    "SLIC": "SLIC superpixels",
+    "random": "nearest of random points",
+}
+REGIONS = {"linear": "a shape", "xor": "two shapes", "photographs": "four photographs"}
+OPTIONS = {
+    "n_clusters": "clusters at first",
+    "n_coalitions": "coalitions at most",
+    "extent_weight": "λ, of L_r",
+    "confidence_weight": "µ, of L_conf",
+    "coalition_weight": "\N{GREEK SMALL LETTER NU}, of L_c",
+    "evenness": "evenness for L_c, σ",
+    "swapped": "λ = 100, µ = 1",
 }
 
 
@@ -86,7 +114,19 @@ def _block(methods: dict[str, Any]) -> str:
 
 def coalition_parts() -> str:
     """What each part of the loss and of the search earns, on the same photographs."""
-    methods = load("coalition_parts")["methods"]
+    rows = _parts(load("coalition_parts")["methods"])
+    rows.append([f"*{TITLES['efficientnet']}*", *[""] * 6])
+    rows += _parts(load("coalition_residual")["methods"])
+    header = [
+        "form",
+        "photographs",
+        "passes",
+        f"insertion {MINUS} deletion, less the default's",
+    ]
+    return markdown([*header, "average drop", "increase", "mean of the map"], rows)
+
+
+def _parts(methods: dict[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for name, label in PARTS.items():
         if name not in methods:
@@ -98,16 +138,56 @@ def coalition_parts() -> str:
                 label,
                 str(row["photographs"]),
                 f"{row['metrics']['n_forward']['mean']:.0f}",
-                number(-loss["mean"], 2, loss["standard_error"]),
+                number(-loss["mean"], 2, loss["standard_error"])
+                if label != DEFAULT_FORM
+                else EMPTY,
                 number(row["metrics"]["drop_soft"]["mean"], 2),
                 percent(row["metrics"]["increase_soft"]["mean"]),
                 number(row["metrics"]["mask_mean_soft"]["mean"], 2),
             ]
         )
-    header = [
-        "form",
-        "photographs",
-        "passes",
-        f"insertion {MINUS} deletion, less the default's",
-    ]
-    return markdown([*header, "average drop", "increase", "mean of the map"], rows)
+    return rows
+
+
+def coalition_regions() -> str:
+    """How well coalitions agree with known regions, beside other parts."""
+    pictures = load("coalition_regions")["pictures"]
+    rows: list[Row] = []
+    for name, label in PARTITIONS.items():
+        row: list[str | Cell] = [label]
+        for kind in REGIONS:
+            found = pictures[kind]["parts"][name]
+            row += [
+                number(found["adjusted_rand"]["mean"], 2),
+                number(found["best_part"]["mean"], 2),
+                number(found["best_union"]["mean"], 2),
+                f"{found['n_parts']['mean']:.0f}",
+            ]
+        rows.append(row)
+    header = ["parts"]
+    for label in REGIONS.values():
+        header += [f"{label}: adjusted Rand ↑", "best part ↑", "best union ↑", "parts"]
+    return markdown(header, rows)
+
+
+def coalition_sweeps() -> str:
+    """Each option of the default form and of the paper's at two more values."""
+    rows: list[Row] = []
+    for row in load("coalition_sweeps")["rows"].values():
+        form = "`paper=True`, short" if row["form"] == "paper" else "default"
+        label = OPTIONS.get(row["option"], "")
+        value = f"{label}: {row['value']}" if row["value"] else label or "as it is"
+        less = row["less_the_forms_own"]
+        rows.append(
+            [
+                form,
+                value,
+                f"{row['metrics']['n_coalitions']['mean']:.1f}",
+                number(less["mean"], 2, less["standard_error"]) if label else EMPTY,
+                number(row["metrics"]["drop_soft"]["mean"], 2),
+                number(row["metrics"]["mask_mean_soft"]["mean"], 2),
+            ]
+        )
+    header = ["form", "option", "coalitions"]
+    header += [f"insertion {MINUS} deletion, less the form's own"]
+    return markdown([*header, "average drop", "mean of the map"], rows)
