@@ -43,6 +43,7 @@ from captum_margin.signal import (
     leave_neighborhood_out_mmd,
 )
 from captum_margin.signal._mmd_new import new_samples_mmd
+from captum_margin.signal._mmd_whole import whole_mmd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +95,11 @@ class AdversarialStatistics(MarginInfluence):
 
     ``paper=True`` is the form of case study V of MARGIN (Anirudh et al.,
     https://arxiv.org/abs/1711.05407): both filtered with the symmetric shift of the
-    samples' own graph, and squared with the sign lost.
+    samples' own graph, and squared with the sign lost. Its MMD is another: between all
+    samples, and all but i and its neighbours. With the n of these, i among them, out of
+    N samples, and the kernel means :math:`\nu_i` of these and :math:`\mu` of all,
+
+    .. math:: f(i) = \frac{n}{N - n} \|\nu_i - \mu\|
 
     Args:
         model, train_dataset, ...: As in :class:`MarginInfluence`, and its
@@ -247,7 +252,8 @@ class AdversarialStatistics(MarginInfluence):
         graph, near = join(fitted, own, result.graph, used)
         if self._statistic() == "mmd":
             options: dict[str, Any] = {"gamma": used.gamma, "estimate": used.estimate}
-            signal = new_samples_mmd(fitted, own, near, seed=used.seed, **options)
+            options |= {"seed": used.seed, "whole": self.paper is not None}
+            signal = new_samples_mmd(fitted, own, near, **options)
         else:
             signal = other._signal(graph, new)
         both = torch.cat([result.function, signal.to(result.function)])
@@ -313,7 +319,8 @@ class AdversarialStatistics(MarginInfluence):
         if x.is_floating_point() and x.element_size() < 4:
             x = x.float()  # half precision cannot tell values near 1 / N apart
         if self._statistic() == "mmd":
-            return leave_neighborhood_out_mmd(
+            mmd = whole_mmd if self.paper else leave_neighborhood_out_mmd
+            return mmd(
                 x,
                 graph.edge_index,
                 gamma=used.gamma,

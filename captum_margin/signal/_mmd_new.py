@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from captum_margin.signal._kernel import (
     kernel_blocks,
     sum_dtype,
 )
+from captum_margin.signal._mmd_whole import mmd_of_means
 from captum_margin.signal._sparse_rows import centred_product
 from captum_margin.signal.mmd import (
     Estimate,
@@ -36,6 +39,7 @@ def new_samples_mmd(
     estimate: Estimate = "exact",
     n_features: int = 2048,
     seed: int = 0,
+    whole: bool = False,
 ) -> Tensor:
     """MMD between all known samples but the neighbours of a new one, and these with it.
 
@@ -53,6 +57,9 @@ def new_samples_mmd(
         estimate (str, optional): As there. Default: ``"exact"``.
         n_features (int, optional): As there. Default: 2048.
         seed (int, optional): As there. Default: 0.
+        whole (bool, optional): Instead the MMD between the known samples and the new
+            one, and these without it and its neighbours, as
+            :func:`captum_margin.signal._mmd_whole.whole_mmd`. Default: False.
 
     Returns:
         Tensor: Shape (M,), in the precision of sums.
@@ -76,11 +83,51 @@ def new_samples_mmd(
         around = place[near[others].where(kept, own[0])]
         rest, some = x[own], z[others]
         if frequencies is None:
-            sums = _kernel_sums(rest, some, around, kept, used)
+            found = _of_kernel(rest, some, around, kept, used)
         else:
-            sums = _feature_sums(rest, some, around, kept, frequencies)
-        result[others] = _printed(sums) if estimate == "paper" else _mmd(sums)
+            found = _of_features(rest, some, around, kept, frequencies)
+        if whole:
+            members = 1 + kept.sum(dim=1).to(result)
+            value = mmd_of_means(
+                _distance(found, members, len(own) + 1), members, len(own) + 1
+            )
+        else:
+            sums = _left(found, len(own), kept)
+            value = _printed(sums) if estimate == "paper" else _mmd(sums)
+        result[others] = value
     return result
+
+
+class _Products(NamedTuple):
+    """Inner products of sums of phi, (M,) each.
+
+    Args:
+        total (Tensor): Of the sum over the known samples with itself, ().
+        row (Tensor): Of phi of the new sample with that sum.
+        own (Tensor): Of phi of the new sample with the sum over its neighbours.
+        crossing (Tensor): Of the sum over the neighbours with that over the known.
+        inside (Tensor): Of the sum over the neighbours with itself.
+    """
+
+    total: Tensor
+    row: Tensor
+    own: Tensor
+    crossing: Tensor
+    inside: Tensor
+
+
+def _left(p: _Products, n: int, kept: Tensor) -> _Sums:
+    """With the sum over the known samples that are left."""
+    square = p.total - 2 * p.crossing + p.inside
+    return _Sums(n - kept.sum(dim=1), square, p.row - p.own)
+
+
+def _distance(p: _Products, members: Tensor, n: int) -> Tensor:
+    """Squared distance of two means: of the neighbours, of all n, with the new one."""
+    total = p.total + 2 * p.row + 1
+    crossing = p.crossing + p.row + p.own + 1
+    inside = p.inside + 2 * p.own + 1
+    return inside / members.square() - 2 * crossing / (members * n) + total / n**2
 
 
 def _of_class(
@@ -97,21 +144,20 @@ def _of_class(
     ]
 
 
-def _kernel_sums(
+def _of_kernel(
     x: Tensor, z: Tensor, near: Tensor, kept: Tensor, gamma: float
-) -> _Sums:
-    """Inner products with the sum of phi over the known samples that are left."""
+) -> _Products:
+    """From blocks of kernel values."""
     dtype = sum_dtype(x)
     rows = check_block_size(None, len(x))
     row = torch.cat(
         [k.sum(1, dtype=dtype) for _, k in kernel_blocks(x, x, gamma, rows)]
     )
-    own = torch.empty(len(z), dtype=dtype, device=x.device)
+    of_new, own, inside = torch.empty(3, len(z), dtype=dtype, device=x.device)
     for start, kernel in kernel_blocks(z, x, gamma, rows):
         part = slice(start, start + len(kernel))
-        taken = kernel.gather(1, near[part]) * kept[part]
-        own[part] = kernel.sum(1, dtype=dtype) - taken.sum(1, dtype=dtype)
-    inside = torch.empty_like(own)
+        of_new[part] = kernel.sum(1, dtype=dtype)
+        own[part] = (kernel.gather(1, near[part]) * kept[part]).sum(1, dtype=dtype)
     k = near.size(1)
     for part in torch.arange(len(z)).split(
         max(1, BLOCK_NUMBERS // (k * (k + x.size(1))))
@@ -122,16 +168,16 @@ def _kernel_sums(
         pairs = some[:, :, None] * some[:, None] * (-gamma * square).exp()
         inside[part] = pairs.sum((1, 2), dtype=dtype)
     crossing = (row[near] * kept).sum(dim=1)
-    return _Sums(len(x) - kept.sum(dim=1), row.sum() - 2 * crossing + inside, own)
+    return _Products(row.sum(), of_new, own, crossing, inside)
 
 
-def _feature_sums(
+def _of_features(
     x: Tensor, z: Tensor, near: Tensor, kept: Tensor, frequencies: Tensor
-) -> _Sums:
-    """The same from random Fourier features."""
+) -> _Products:
+    """From random Fourier features."""
     half = frequencies.size(1)
-    square = x.new_zeros(len(z), dtype=sum_dtype(x))
-    own = torch.zeros_like(square)
+    of_all = x.new_zeros((), dtype=sum_dtype(x))
+    row, own, crossing, inside = x.new_zeros(4, len(z), dtype=sum_dtype(x))
     centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
     for some in frequencies.split(max(1, BLOCK_NUMBERS // len(x) // 2), dim=1):
         feature, of_new = (
@@ -139,10 +185,12 @@ def _feature_sums(
             for phase in (centred_product(v, centre, some) for v in (x, z))
         )
         total = feature.sum(dim=0)
+        of_all += total.square().sum()
+        row += of_new @ total
         rows = max(1, BLOCK_NUMBERS // (near.size(1) * feature.size(1)))
         for part in torch.arange(len(z)).split(rows):
             around = (feature[near[part]] * kept[part, :, None]).sum(dim=1)
-            left = total - around
-            square[part] += left.square().sum(dim=1)
-            own[part] += (left * of_new[part]).sum(dim=1)
-    return _Sums(len(x) - kept.sum(dim=1), square, own)
+            own[part] += (around * of_new[part]).sum(dim=1)
+            crossing[part] += around @ total
+            inside[part] += around.square().sum(dim=1)
+    return _Products(of_all, row, own, crossing, inside)

@@ -59,6 +59,24 @@ class _Sums(NamedTuple):
     own: Tensor
 
 
+class Products(NamedTuple):
+    """Inner products of sums of phi over M_i, i and its neighbours, (N,) each.
+
+    Args:
+        members (Tensor): n, the samples in M_i.
+        row (Tensor): Of phi(x_i) with the sum over all samples.
+        own (Tensor): Of phi(x_i) with the sum over M_i.
+        crossing (Tensor): Of the sum over M_i with that over all.
+        inside (Tensor): Of the sum over M_i with itself; 0 where it is not asked for.
+    """
+
+    members: Tensor
+    row: Tensor
+    own: Tensor
+    crossing: Tensor
+    inside: Tensor
+
+
 def leave_neighborhood_out_mmd(
     features: Tensor,
     edge_index: Tensor,
@@ -143,7 +161,7 @@ def leave_neighborhood_out_mmd(
 
     result = x.new_zeros(x.size(0), dtype=sum_dtype(x))
     for nodes, edges in _classes(edge_index.long(), labels, x.size(0)):
-        result[nodes] = function(x[nodes], _with_self_loops(edges, nodes.numel()))
+        result[nodes] = function(x[nodes], with_self_loops(edges, nodes.numel()))
     return result.to(result_dtype(features))
 
 
@@ -173,7 +191,18 @@ def _printed(sums: _Sums) -> Tensor:
 def _kernel_sums(
     x: Tensor, edge_index: Tensor, gamma: float, block_size: int | None, within: bool
 ) -> _Sums:
-    """The sums from blocks of kernel values; ``square`` is 0 unless ``within``.
+    """The sums from blocks of kernel values; ``square`` is 0 unless ``within``."""
+    found = kernel_products(x, edge_index, gamma, block_size, within)
+    square = torch.zeros_like(found.row)
+    if within:
+        square = found.row.sum() - 2 * found.crossing + found.inside
+    return _Sums(x.size(0) - found.members, square, found.row - found.own)
+
+
+def kernel_products(
+    x: Tensor, edge_index: Tensor, gamma: float, block_size: int | None, within: bool
+) -> Products:
+    """The inner products from blocks of kernel values.
 
     All edges, with self loops, are j -> i for the j in M_i = {i} and its neighbours.
     """
@@ -206,9 +235,8 @@ def _kernel_sums(
                 l_node = source[first[i[part]][edge] + offset]
                 value = kernel[j[part][edge] - start, l_node]
                 inside.index_add_(0, i[part][edge], value.to(inside))
-    crossing = zeros.index_add(0, target, row[source])  # of M_i with all samples
-    square = row.sum() - 2 * crossing + inside if within else zeros
-    return _Sums(n - members, square, row - own)
+    crossing = zeros.index_add(0, target, row[source])
+    return Products(members, row, own, crossing, inside)
 
 
 def _feature_sums(
@@ -254,7 +282,7 @@ def _classes(
     return parts
 
 
-def _with_self_loops(edge_index: Tensor, n: int) -> Tensor:
+def with_self_loops(edge_index: Tensor, n: int) -> Tensor:
     """Each edge once, by target and source, and one self loop at every node."""
     source, target = edge_index
     loops = torch.arange(n, device=edge_index.device) * (n + 1)

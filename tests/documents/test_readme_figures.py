@@ -16,6 +16,7 @@ from tests.benchmarks.records import load
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "tutorials" / "benchmarks.md"
 DASH = "\N{EN DASH}"
+FORMS = ("algorithm", "arxiv", "journal")
 
 
 def kept_share(networks, row):
@@ -329,6 +330,83 @@ def coalition_prose():
     )
 
 
+def case_prose():
+    """What case studies II, V and VI say outside their tables, from the records."""
+    claimed = load("saliency_corroboration")["networks"]["squeezenet"]["methods"]
+    own = claimed["MarginSaliency-paper"]
+
+    def mean(method, key="spearman_with_grad_cam"):
+        return f"{claimed[method][key]['mean']:.2f}"
+
+    yield f"lies on {own['half_share']['mean']:.0%} of the pixels"
+    yield f"Gini index of {mean('MarginSaliency-paper', 'gini')} is the highest"
+    yield f"Grad-CAM's own is {mean('LayerGradCam', 'gini')}"
+    error = own["spearman_with_grad_cam"]["standard_error"]
+    yield f"rank correlation of {mean('MarginSaliency-paper')} ± {error:.2f} is far"
+    yield f"default's {mean('MarginSaliency')} and RISE's {mean('RISE-800')}"
+    forms = load("saliency_region_forms")["forms"]
+    chosen = "k = 30, symmetric (`paper=True`)"
+    before, after = (forms[name]["gini"]["mean"] for name in ("dense", chosen))
+    yield f"({before:.2f} before, {after:.2f} after"
+    of_k = [
+        forms[name]["insertion_minus_deletion"]["mean"]
+        for name in ("k = 10", "k = 20", chosen, "k = 40")
+    ]
+    yield f"changes by {max(of_k) - min(of_k):.3f} at most"
+    former = forms["k = 10, random walk (before)"]["less_paper"]
+    yield f"by {former['mean']:.3f} ± {former['standard_error']:.3f}"
+
+    attacks = load("adversarial")["tables"]
+
+    def areas(name, low=False):
+        found = [attack["statistics"][name]["auroc"] for attack in attacks.values()]
+        return " / ".join(f"{1 - area if low else area:.3f}" for area in found)
+
+    whole = "mmd: the paper's f, high is suspicious"
+    yield f"({areas('mmd: paper, algorithm', low=True)} read low"
+    yield f"against {areas(whole, low=True)})"
+    yield f"({areas('mmd: paper, journal', low=True)} read low)"
+    cost = [a["statistics"]["kde: paper, journal"]["gain"] for a in attacks.values()]
+    yield f"listing costs KDE up to {-min(cost):.3f}"
+    spreads = []
+    for attack in ("FGSM 0.3", "Carlini-Wagner L2"):
+        found = attacks[attack]["statistics"]
+        for name in (f"{f}: paper, {p}" for f in ("kde", "mmd") for p in FORMS):
+            of_k = [found[n]["auroc"] for n in found if n.split(", k")[0] == name]
+            assert len(of_k) == 4
+            spreads.append(max(of_k) - min(of_k))
+    yield f"moves by more than {max(spreads):.2f}"
+    alarms = [
+        attack["overlap"][name]["alarms, by hidden"]["auroc"]
+        for attack in attacks.values()
+        for name in (whole, "mmd: paper, algorithm")
+    ]
+    yield f"by latents ({min(alarms):.2f} to {max(alarms):.2f}), not by pixels"
+
+    results = load("active_learning")["results"]
+
+    def leads(method, peer, graph):
+        rows = results[f"{graph}, paper"]["methods"]
+        return " / ".join(
+            f"{rows[method][n]['mean'] - rows[peer][n]['mean']:.1f}"
+            for n in ("1", "2", "3", "5")
+        )
+
+    own, listing = "squared high-pass, symmetric", "arXiv listing"
+    random, resampled = "random per class", "resampling, features"
+    yield f"by {leads(own, random, 'Cora')} with 1 / 2 / 3 / 5"
+    yield f"on Cora, {leads(own, random, 'CiteSeer')} on CiteSeer"
+    yield f"by {leads(own, resampled, 'Cora')} and {leads(own, resampled, 'CiteSeer')}"
+    yield f"{leads(listing, random, 'Cora')} and {leads(listing, random, 'CiteSeer')}"
+    yield (
+        f"{leads(listing, resampled, 'Cora')} and "
+        f"{leads(listing, resampled, 'CiteSeer')} over resampling"
+    )
+    rows = results["Cora, paper"]["methods"]
+    ahead = rows["squared high-pass"]["1"]["mean"] - rows[random]["1"]["mean"]
+    yield f"one node a class on Cora is worth {ahead:.1f} over random"
+
+
 def words():
     return " ".join(BENCHMARKS.read_text(encoding="utf-8").split())
 
@@ -340,6 +418,13 @@ def test_figures_of_the_prose(said):
 
 def test_figures_of_the_mistakes_of_people():
     missing = [said for said in human_prose() if said not in words()]
+    assert missing == [], "the records say so, the page does not"
+
+
+def test_figures_of_the_case_studies():
+    page = (ROOT / "tutorials" / "case_studies.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    missing = [said for said in case_prose() if said not in text]
     assert missing == [], "the records say so, the page does not"
 
 

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = tables.results()
 # Recorded before tests/benchmarks/machine.py was there; a new run tells its machine.
 OF_UNKNOWN_MACHINE = {
-    "adversarial",
     "coalition_cost",
     "coalition_parts",
     "decision_boundary",

@@ -114,14 +114,20 @@ def test_scores_equal_their_definitions():
     mean = adjacency / adjacency.sum(1, keepdim=True).clamp(min=1)
     f = paper.norm(data, 3)
     root = adjacency.sum(1).clamp(min=1) ** -0.5
-    loops = adjacency + torch.eye(30)
-    loop_root = loops.sum(1) ** -0.5
-    columns = (loop_root[:, None] * loops * loop_root).square().sum(0)
+    count = adjacency.gt(0).sum(1).clamp(min=1)
+
+    def left(values):
+        return values - root * (adjacency @ (root * values)) / count
+
+    smooth = f - left(f)
     expected = {
         paper.energy: (f - mean @ f) ** 2,
         paper.energy_symmetric: (f - root * (adjacency @ (root * f))) ** 2,
         paper.feature_contrast: (data.x - mean @ data.x).norm(dim=1),
-        paper.column_energy: columns,
+        paper.feature_norm: (data.x**2).sum(dim=1).sqrt(),
+        paper.published("algorithm"): (f - root * (adjacency @ (root * f))) ** 2,
+        paper.published("arxiv"): left(f) ** 2,
+        paper.published("journal"): left(smooth) ** 2,
     }
     for score, values in expected.items():
         torch.testing.assert_close(score(data, 3), values, rtol=1e-4, atol=1e-5)

@@ -118,8 +118,9 @@ def regions_map(
     score, image, baseline, partitions, signed=True, sided="below", k=10, paper=False
 ):
     """MARGIN over single regions of S partitions (S, H, W): the map (H, W)."""
+    shift = "random_walk"
     if paper:
-        signed, sided = False, "both"
+        signed, sided, k, shift = False, "both", 30, "symmetric"
     nodes = [(scale, r) for scale, p in enumerate(partitions) for r in np.unique(p)]
     saliency, sizes = np.zeros(len(nodes)), np.zeros(len(nodes))
     for i, (scale, region) in enumerate(nodes):
@@ -129,7 +130,7 @@ def regions_map(
     if not signed:
         saliency = np.abs(saliency)
     weights = knn_weights(saliency[:, None], k)
-    filtered = high_pass(weights, sizes / sizes.max(), "random_walk")
+    filtered = high_pass(weights, sizes / sizes.max(), shift)
     influence = filtered**2
     if sided == "below":
         influence[filtered > 0] = 0

@@ -68,6 +68,15 @@ def leave_neighborhood_out_mmd(
     return np.array(result)
 
 
+def whole_mmd(x: np.ndarray, neighbours: list[set[int]], gamma: float) -> np.ndarray:
+    """MMD of all samples, and of those outside {i} and N_i, node by node."""
+    result = []
+    for i in range(len(x)):
+        left = [j for j in range(len(x)) if j != i and j not in neighbours[i]]
+        result.append(mmd(x, x[left], gamma) if left else 0.0)
+    return np.array(result)
+
+
 def kernel_density(
     x: np.ndarray,
     references: np.ndarray,

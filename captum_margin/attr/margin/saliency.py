@@ -194,7 +194,9 @@ class MarginSaliency(PerturbationAttribution):
                 that of regions smaller than their neighbours (``"below"``), larger
                 (``"above"``), or ``"both"``. Default: ``"below"``
             paper (bool, optional): The form of the paper: ``domain="regions"``,
-                ``signed=False``, ``sided="both"``, whatever these are. Default: False
+                ``signed=False``, ``sided="both"``, whatever these are, and the
+                symmetric shift of a graph of the 30 nearest (of the paper's 20 to 40)
+                by the difference of saliency, without weights. Default: False
             softmax (bool, optional): Whether outputs (B, C) of more than one column
                 are logits, so that the score is the softmax probability of the target.
                 Other outputs are used as they are. Default: True
@@ -289,6 +291,7 @@ class MarginSaliency(PerturbationAttribution):
                 n_copies=n_evaluations - 1 - n_passes_of_prior(prior),
                 signed=signed,
                 sided=sided,
+                paper=paper,
                 seed=seed,
                 dtype=_map_dtype(formatted),
                 progress=progress,
@@ -401,6 +404,7 @@ def _explain(
     n_copies: int,
     signed: bool,
     sided: Sided,
+    paper: bool,
     seed: int,
     dtype: torch.dtype,
     progress: tqdm[Any],
@@ -414,6 +418,7 @@ def _explain(
             partitions,
             signed=signed,
             sided=sided,
+            paper=paper,
             dtype=dtype,
             progress=progress,
         )

@@ -3,6 +3,7 @@
     export CAPTUM_MARGIN_DATA=...
     python -m tests.benchmarks.active_learning.bench --cache DIR [--methods A B]
     python -m tests.benchmarks.active_learning.bench --cache DIR --report
+    python -m tests.benchmarks.active_learning.bench --cache DIR --methods A B --update
 
 "open": 20 to 140 nodes from all outside the validation and test sets, no label known;
 a graph convolutional network of two layers. "paper": so many nodes of each class out
@@ -14,7 +15,9 @@ A cell (graph, protocol, method, budget) is 20 trainings; the i-th has the i-th 
 the initial weights and dropout, and for the selection where that has chance. Finished
 cells are kept in DIR; those of this package's forms are measured again where the choice
 has changed. Differences are paired by seed; of methods without chance their standard
-errors are those of the training alone.
+errors are those of the training alone. ``--update`` puts the rows of a later run, with
+the same seeds, beside those on record. A method of "paper" that was measured before
+tells whether a machine agrees: it stays as it was, and what differs is written down.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from tests.benchmarks.active_learning.training import accuracies
 from tests.benchmarks.machine import machine
 from tests.benchmarks.records import RESULTS
 
+MODULE = "tests.benchmarks.active_learning.bench"
 RESULT = RESULTS / "active_learning.json"
 SEEDS = range(20)
 DATASETS = (*PLANETOID, "blocks")
@@ -138,6 +142,39 @@ def table(folder: Path, methods: Sequence[str], sizes: Sequence[int]) -> dict[st
     return rows
 
 
+def update(
+    record: dict[str, Any], title: str, rows: dict[str, Any], about: dict[str, Any]
+) -> None:
+    """Puts the rows of a later run beside those on record.
+
+    Those that were there stay, and how far the later means are from theirs is kept.
+    Rows of methods that are no longer compared are left out. Accuracies by seed are not
+    on record: differences to the default have the error of two independent means.
+    """
+    found = record["results"][title]
+    protocol = title.split(", ")[1]
+    old = found["methods"]
+    if protocol == "paper":
+        old = {name: row for name, row in old.items() if name in METHODS[protocol]}
+    later = found.setdefault("later_rows", {})
+    for name, row in rows.items():
+        if name in old and name not in later:
+            later.setdefault("measured again", {})[name] = {
+                n: round(cell["mean"] - old[name][n]["mean"], 2)
+                for n, cell in row.items()
+            }
+            continue
+        for n, cell in row.items():
+            own = old[DEFAULT][n]
+            error = ((own["sd"] ** 2 + cell["sd"] ** 2) / len(SEEDS)) ** 0.5
+            cell["default_minus_this"] = round(own["mean"] - cell["mean"], 2)
+            cell["standard_error"] = round(error, 2)
+        old[name] = row
+        later[name] = about
+    found["methods"] = old
+    found["losses"] = losses(old)
+
+
 def losses(rows: dict[str, Any]) -> list[str]:
     """Where a method is better than the default by more than a standard error."""
     return [
@@ -174,6 +211,25 @@ def markdown(title: str, rows: dict[str, Any], sizes: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+def versions(*more: str) -> dict[str, str]:
+    """Of Python and what the numbers depend on."""
+    packages = ["torch", "torch-geometric", "numpy", "scipy", "scikit-learn", *more]
+    own = {"python": platform.python_version()}
+    own["captum_margin"] = captum_margin.__version__
+    return own | {name: version(name) for name in packages}
+
+
+def later_run(datasets: Sequence[str], protocols: Sequence[str]) -> dict[str, Any]:
+    """What is said of rows that a later run has put in."""
+    options = f"--datasets {' '.join(datasets)} --protocols {' '.join(protocols)}"
+    return {
+        "command": f"python -m {MODULE} --cache DIR {options} --methods ... --update",
+        "standard_error": "of two independent means",
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
 def main() -> None:
     """Measures what is missing; prints the tables, and writes them if told to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -183,10 +239,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="default: all")
     parser.add_argument("--ablation", action="store_true", help="deviations as well")
     parser.add_argument("--report", action="store_true", help="measure nothing, write")
+    parser.add_argument("--update", action="store_true", help="write these rows only")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
+    record = json.loads(args.out.read_text()) if args.update else {}
     for name in args.datasets:
         data = load(name, Path(os.environ["CAPTUM_MARGIN_DATA"]), args.cache)
         for protocol in args.protocols:
@@ -204,17 +262,15 @@ def main() -> None:
             print(markdown(title, rows, sizes))
             worse = results[title]["losses"] or ["none"]
             print(f"\nbetter than {DEFAULT}:", *worse, sep="\n  ")
+            if args.update:
+                update(record, title, rows, later_run(args.datasets, args.protocols))
+    if args.update:
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
     if not args.report:
         return
-    packages = ["torch", "torch-geometric", "numpy", "scipy", "scikit-learn"]
-    module = "tests.benchmarks.active_learning.bench"
     record = {
-        "command": f"python -m {module} --cache DIR --ablation; the same with --report",
-        "versions": {
-            "python": platform.python_version(),
-            "captum_margin": captum_margin.__version__,
-            **{p: version(p) for p in [*packages, "kmedoids", "networkx"]},
-        },
+        "command": f"python -m {MODULE} --cache DIR --ablation; the same with --report",
+        "versions": versions("kmedoids", "networkx"),
         "machine": machine(),
         "settings": {
             "seeds": len(SEEDS),

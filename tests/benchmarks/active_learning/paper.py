@@ -1,16 +1,19 @@
 """The paper's protocol: so many of each class's standard training nodes, by a score.
 
-f is the norm of a graph auto-encoder's embedding, one auto-encoder per seed. "Chen et
-al. 2017", the paper's baseline, draws nodes at random with a probability that follows
-a score; which one the paper does not say. Read here in three ways:
+f is the norm of a graph auto-encoder's embedding, one auto-encoder per seed. The
+paper's own method is its Algorithm 1, with the symmetric shift as in
+``select_nodes(paper=True)``; its two listings are ``paper="arxiv"`` and ``"journal"``.
+The random-walk shift is an extra.
 
-- "resampling, features": Chen, Tian, Feng, Vetro & Kovačević (2017), the norm of the
-  node's features less the mean of its neighbours', their optimal distribution for a
-  high-pass filter;
-- "resampling, energy": in proportion to the squared high-pass part of f, so that the
-  filter is the same and only the choice is left to chance;
-- "resampling, FastGCN": Chen, Ma & Xiao (2018), the squared norm of the node's column
-  of the normalised adjacency.
+The paper's baseline (Chen et al. 2017) draws nodes at random, with a probability that
+follows a score (section "Case Study VI"):
+
+- "resampling, features": the magnitude of a node's features after high-pass filtering,
+  the norm of its features less the mean of its neighbours';
+- without the filter, as the arXiv edition adds: "resampling, norm of features" of the
+  features, "resampling, norm of f" of the function that MARGIN filters;
+- "resampling, energy" is an extra: in proportion to the squared high-pass part of f, so
+  that only the choice is left to chance.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from captum_margin.influence import ActiveLearning
+from captum_margin.influence._published import Paper
 from captum_margin.influence.graph_autoencoder import embed_nodes
 from captum_margin.signal import HighPass
 from tests.benchmarks.active_learning.peers import Selector
-from tests.benchmarks.active_learning.training import graph_of
 
 Score = Callable[[Data, int], Tensor]
 
@@ -55,8 +59,18 @@ def energy(data: Data, seed: int) -> Tensor:
     return filtered.square()
 
 
+def published(form: Paper) -> Score:
+    """The influence of f in a form of the paper, (N,)."""
+
+    def score(data: Data, seed: int) -> Tensor:
+        f = norm(data, seed)
+        return ActiveLearning(data, function=f, paper=form).self_influence()
+
+    return score
+
+
 def energy_symmetric(data: Data, seed: int) -> Tensor:
-    """The same by the symmetric shift of the paper's code."""
+    """The squared high-pass part by the symmetric shift, Algorithm 1, (N,)."""
     layer = HighPass(shift="symmetric")
     filtered: Tensor = layer(norm(data, seed), data.edge_index)
     return filtered.square()
@@ -68,11 +82,10 @@ def feature_contrast(data: Data, seed: int) -> Tensor:
     return contrast
 
 
-def column_energy(data: Data, seed: int) -> Tensor:
-    """Squared norm of the columns of the normalised adjacency with self-loops, (N,)."""
-    shift = graph_of(data).shift
-    squares: Tensor = torch.tensor(shift.power(2).sum(0)).view(-1)
-    return squares
+def feature_norm(data: Data, seed: int) -> Tensor:
+    """Norm of the features, (N,)."""
+    length: Tensor = data.x.norm(dim=1)
+    return length
 
 
 def equal(data: Data, seed: int) -> Tensor:
@@ -118,9 +131,12 @@ PAPER: dict[str, Selector] = {
     "plain norm": highest(norm),
     "squared high-pass": highest(energy),
     "squared high-pass, symmetric": highest(energy_symmetric),
+    "arXiv listing": highest(published("arxiv")),
+    "journal listing": highest(published("journal")),
     "resampling, features": drawn(feature_contrast),
+    "resampling, norm of features": drawn(feature_norm),
+    "resampling, norm of f": drawn(norm),
     "resampling, energy": drawn(energy),
-    "resampling, FastGCN": drawn(column_energy),
 }
 
 

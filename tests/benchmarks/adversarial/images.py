@@ -72,13 +72,13 @@ class CarliniNet(nn.Module):
 
 @dataclass
 class Attacked:
-    """A trained net and images that it classifies rightly until they are attacked.
+    """A trained net and test images, drawn at random, before and after the attacks.
 
     Attributes:
         model: The net, in evaluation mode.
         accuracy: On the 10,000 test images.
         train: What the net was trained on, images (M, 1, 28, 28) and labels (M,).
-        images: Test images (N, 1, 28, 28) that it classifies rightly.
+        images: Test images (N, 1, 28, 28), also those that it takes for others.
         labels: Theirs, (N,).
         attacked: The same images attacked, by attack.
         seconds: What each attack took.
@@ -146,7 +146,7 @@ def attack(model: CarliniNet, x: Tensor, y: Tensor, name: str) -> Tensor:
 
 
 def prepare(root: Path, cache: Path, first: int, count: int) -> Attacked:
-    """The net and ``count`` rightly classified test images, skipping ``first``."""
+    """The net and ``count`` random test images, skipping ``first`` of their order."""
     cache.mkdir(parents=True, exist_ok=True)
     x, y = digits(root, "train")
     x, y = x[:TRAINED_ON], y[:TRAINED_ON]
@@ -157,9 +157,9 @@ def prepare(root: Path, cache: Path, first: int, count: int) -> Attacked:
     model.load_state_dict(torch.load(weights, weights_only=True))
     model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     images, labels = digits(root, "test")
-    right = predicted(model, images) == labels
-    kept = right.nonzero().squeeze(1)[first : first + count]
-    images, labels = images[kept], labels[kept]
+    accuracy = float((predicted(model, images) == labels).double().mean())
+    part = slice(first, first + count)
+    images, labels = images[part], labels[part]
     attacked, seconds = {}, {}
     for name in ATTACKS:
         file = cache / f"{name.replace(' ', '_')}_{first}_{count}.pt"
@@ -169,7 +169,6 @@ def prepare(root: Path, cache: Path, first: int, count: int) -> Attacked:
             torch.save({"x": value, "seconds": time.process_time() - start}, file)
         stored = torch.load(file, weights_only=True)
         attacked[name], seconds[name] = stored["x"], round(stored["seconds"], 1)
-    accuracy = float(right.double().mean())
     return Attacked(model, accuracy, (x, y), images, labels, attacked, seconds)
 
 

@@ -28,6 +28,12 @@ _COLUMNS = {  # of each network: what is measured, its head, digits, with an err
     "paired": (f"MarginSaliency (800) {MINUS} it", 3, True),
 }
 
+_CLAIMED = {  # what is measured, its head and digits
+    "spearman_with_grad_cam": ("rank correlation with Grad-CAM", 2),
+    "gini": ("Gini index", 2),
+    "half_share": ("share of the pixels with half of the map", 3),
+}
+
 
 def saliency() -> str:
     """Every method on every network, best insertion - deletion first."""
@@ -43,6 +49,34 @@ def saliency_forms() -> str:
     """The paper's form beside the default and the strongest peers."""
     names = ("MarginSaliency-paper", MAIN_ROW, "RISE-800", "LayerGradCam")
     return _table(names, (DIFFERENCE, "deletion", "drop_keep20"))
+
+
+def saliency_corroboration() -> str:
+    """What the paper claims: agreement with Grad-CAM, and sparsity."""
+    rows: list[Row] = []
+    for network, found in load("saliency_corroboration")["networks"].items():
+        for name, cells in found["methods"].items():
+            of = [
+                number(cells[key]["mean"], digits, cells[key]["standard_error"])
+                for key, (_, digits) in _CLAIMED.items()
+            ]
+            title = f"{TITLES[network]}: {ROWS[name].title}"  # type: ignore[index]
+            rows.append([title, *of])
+    heads = [head for head, _ in _CLAIMED.values()]
+    return markdown(["method", *heads], rows)
+
+
+def saliency_region_forms() -> str:
+    """Neighbours, shift and weights of the paper's form."""
+    rows: list[Row] = []
+    for name, cells in load("saliency_region_forms")["forms"].items():
+        of = [
+            number(cells[key]["mean"], digits, cells[key]["standard_error"])
+            for key, (_, digits) in {DIFFERENCE: (INS_DEL, 3), **_CLAIMED}.items()
+        ]
+        rows.append([name, *of])
+    heads = [head for head, _ in _CLAIMED.values()]
+    return markdown(["form", INS_DEL.removesuffix(" ↑"), *heads], rows)
 
 
 def _networks() -> Mapping[str, Any]:
