@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LayerStatistics", "energy", "log_gap", "precision_of"]
+__all__ = ["LayerStatistics", "Usual", "log_gap"]
 
 # Distances held at once: 16 MiB in float32.
 _BLOCK_NUMBERS = 2**22
@@ -48,13 +48,14 @@ class LayerStatistics:
         return self._filtered(self.features, self.classes, alone=True)
 
     def of(self, latents: Tensor, predicted: Tensor) -> Tensor:
-        """The statistics of new samples, (N, 2)."""
+        """The statistics of new samples, (N, 3)."""
         return self._filtered((latents - self.center) @ self.whitening, predicted)
 
     def _filtered(self, x: Tensor, predicted: Tensor, alone: bool = False) -> Tensor:
-        """The functions less their means over the k nearest of the predicted class."""
+        """The functions less what they are at the k nearest; their unfiltered ratio."""
         values, near = self._functions(x, predicted, alone)
-        return values - self.values[near].mean(dim=1)
+        ratio = values[:, :1] - values[:, 1:]
+        return torch.cat([values - self.values[near].mean(dim=1), ratio], dim=1)
 
     def _functions(
         self, x: Tensor, predicted: Tensor, alone: bool = False
@@ -94,30 +95,64 @@ def _whitening(latents: Tensor, classes: Tensor) -> Tensor:
     value, vector = torch.linalg.eigh(covariance.double())
     floor = 0.1 * value.mean().clamp(min=1e-12)
     scale = (value.clamp(min=0) + floor).rsqrt()
-    return (vector * scale).to(latents.dtype)
+    whitening: Tensor = (vector * scale).to(latents.dtype)
+    return whitening
 
 
 def log_gap(scores: Tensor) -> Tensor:
-    """How far the largest score is above the second, logarithm, (N, 1)."""
+    """How far the largest score is above the second, logarithm, (N,)."""
     flat = scores.flatten(1) if scores.dim() > 1 else scores[:, None]
     if flat.size(1) == 1:  # the other class has score 0
-        gap = flat.abs()
+        gap = flat[:, 0].abs()
     else:
         largest = flat.topk(2).values
-        gap = largest[:, :1] - largest[:, 1:]
+        gap = largest[:, 0] - largest[:, 1]
     return gap.clamp(min=1e-6).log()
 
 
-def precision_of(statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (S,) and inverse covariance (S, S) of statistics (M, S), in float64."""
-    s = statistics.double()
-    mean = s.mean(0)
-    covariance = (s - mean).T @ (s - mean) / len(s)
-    # Without an inverse where statistics never vary: they tell nothing.
-    return mean, torch.linalg.pinv(covariance, hermitian=True)
+@dataclass(frozen=True)
+class Usual:
+    """What statistics of several layers are over the references, in float64.
+
+    Attributes:
+        mean: (L, 3), the columns of :class:`LayerStatistics`.
+        precision: Inverse covariance of the filtered functions, (2 L, 2 L).
+        ratio_std: Of the ratio of each layer, (L,).
+        sum_std: Of the sum of the standardised ratios, ().
+        gap: Mean and standard deviation of :func:`log_gap`, (2,).
+    """
+
+    mean: Tensor
+    precision: Tensor
+    ratio_std: Tensor
+    sum_std: Tensor
+    gap: Tensor
+
+    @classmethod
+    def of(cls, layers: Tensor, gap: Tensor) -> Usual:
+        """Of statistics (M, L, 3) and gaps (M,) of the references."""
+        s, g = layers.double(), gap.double()
+        mean = s.mean(0)
+        rest = (s - mean)[:, :, :2].flatten(1)
+        # Without an inverse where statistics never vary: they tell nothing.
+        precision = torch.linalg.pinv(rest.T @ rest / len(s), hermitian=True)
+        ratio_std = _std(s[:, :, 2])
+        total = ((s - mean)[:, :, 2] / ratio_std).sum(1)
+        return cls(
+            mean, precision, ratio_std, _std(total), torch.stack([g.mean(), _std(g)])
+        )
+
+    def score(self, layers: Tensor, gap: Tensor) -> Tensor:
+        """How unusual statistics (N, L, 3) and gaps (N,) are, (N,)."""
+        rest = layers.double() - self.mean
+        filtered = rest[:, :, :2].flatten(1)
+        energy = ((filtered @ self.precision) * filtered).sum(1) / filtered.size(1)
+        ratio = (rest[:, :, 2] / self.ratio_std).sum(1) / self.sum_std
+        closeness = (self.gap[0] - gap.double()) / self.gap[1]
+        return (energy / 2 + ratio + closeness).to(layers.dtype)
 
 
-def energy(statistics: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
-    """Squared Mahalanobis distance of statistics (N, S) to their mean, (N,)."""
-    rest = statistics.double() - mean
-    return ((rest @ precision) * rest).sum(1).to(statistics.dtype)
+def _std(values: Tensor) -> Tensor:
+    """Standard deviation of each column; that of what never varies is 1."""
+    std = values.std(0, correction=0)
+    return std.where(std > 1e-9, 1.0)

@@ -24,9 +24,8 @@ from captum_margin.influence._extraction import (
 )
 from captum_margin.influence._layer_statistics import (
     LayerStatistics,
-    energy,
+    Usual,
     log_gap,
-    precision_of,
 )
 
 if TYPE_CHECKING:
@@ -50,15 +49,21 @@ class AttackDetector:
     https://arxiv.org/abs/1711.05407) the graph takes off what is usual at this place,
     here the mean of f over these k references, R(i), each among the others:
 
-    .. math:: s(i) = f(i) - \frac{1}{k} \sum_{r \in R(i)} f(r), \qquad
-        \text{score}(i) = (s(i) - m)^\top C^{-1} (s(i) - m)
+    .. math:: s(i) = f(i) - \frac{1}{k} \sum_{r \in R(i)} f(r)
 
-    s has two entries for each layer, and one more: the logarithm of how far the largest
-    score is above the second, for attacks that stop at the boundary. m and C are mean
-    and covariance over the references, so that layers that say the same count once.
-    Latents are whitened within the classes, as in Lee et al.,
-    https://arxiv.org/abs/1807.03888; ratios of distances are those of Jiang et al.,
-    https://arxiv.org/abs/1805.11783.
+    The score is the sum of three parts:
+
+    - half the energy of s, :math:`(s - m)^\top C^{-1} (s - m) / 2 L`, with mean m and
+      covariance C over the references, two entries for each of L layers: what is odd in
+      any direction, and counts once however many layers say it;
+    - the ratio of the two distances, its logarithm standardised in each layer and
+      summed: what is nearer to other classes (Jiang et al.,
+      https://arxiv.org/abs/1805.11783);
+    - how little the largest score of the model is above the second, its logarithm:
+      attacks that stop at the boundary.
+
+    The latter two are standardised too. Latents are whitened within the classes, as in
+    Lee et al., https://arxiv.org/abs/1807.03888.
 
     It finds odd samples too, such as turned or noisy ones, and cannot say which is
     which; nor does it find an attack that is made against it.
@@ -143,7 +148,9 @@ class AttackDetector:
         latents, scores, given = self._run(references, labels)
         predicted = decisions(scores)
         if given is None:
-            raise TypeError("expected labels with references that are tensors (got None)")
+            raise TypeError(
+                "expected labels with references that are tensors (got None)"
+            )
         right = predicted == given.to(predicted.device)
         if not bool(right.any()):
             raise ValueError(
@@ -160,10 +167,10 @@ class AttackDetector:
                 f"model gets right (got {classes.bincount().tolist()} a class)"
             )
         self._fitted = [LayerStatistics.fit(x[right], classes, k) for x in latents]
-        alone = [layer.of_references() for layer in self._fitted]
-        usual = torch.cat([*alone, log_gap(scores[right])], dim=1)
-        self._mean, self._precision = precision_of(usual)
-        known = self._score(usual)
+        alone = torch.stack([layer.of_references() for layer in self._fitted], dim=1)
+        gap = log_gap(scores[right])
+        self._usual = Usual.of(alone, gap)
+        known = self._usual.score(alone, gap)
         wrong = self._of([x[~right] for x in latents], scores[~right])
         self._reference_scores = torch.cat([known, wrong]).sort().values
         return self
@@ -176,7 +183,7 @@ class AttackDetector:
                 have no effect.
 
         Returns:
-            Tensor: Shape (N,), at least 0, larger = more suspicious; infinite where
+            Tensor: Shape (N,), larger = more suspicious; infinite where
             the decision is a class without references.
 
         Raises:
@@ -220,14 +227,15 @@ class AttackDetector:
         return math.inf if rank > n else float(self._reference_scores[rank - 1])
 
     def statistics(self, new: Any) -> Tensor:
-        """The filtered functions that the score is made of.
+        """The numbers that the score is made of.
 
         Args:
             new (Tensor, Dataset or DataLoader): As in :meth:`score`.
 
         Returns:
-            Tensor: Shape (N, 2 L + 1), two of each of L layers: of the distance to the
-            predicted class, and to the others; and the logarithm of the gap of scores.
+            Tensor: Shape (N, 3 L + 1): for each of L layers the filtered distances to
+            the predicted class and to the others, and the unfiltered ratio, all
+            logarithms; at the end the logarithm of the gap of the model's scores.
             Where known attacks shall count, a classifier may learn from these.
 
         Raises:
@@ -239,7 +247,8 @@ class AttackDetector:
         """
         self._check_fitted()
         latents, scores, _ = self._run(new, None)
-        return self._statistics(latents, scores)
+        layers = self._statistics(latents, scores)
+        return torch.cat([layers.flatten(1), log_gap(scores)[:, None]], dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         """All that :meth:`fit` has learnt, as tensors and numbers.
@@ -256,8 +265,7 @@ class AttackDetector:
         self._check_fitted()
         return {
             "layers": [dict(vars(layer)) for layer in self._fitted],
-            "mean": self._mean,
-            "precision": self._precision,
+            "usual": dict(vars(self._usual)),
             "reference_scores": self._reference_scores,
             "pooling": self.pooling,
         }
@@ -295,7 +303,8 @@ class AttackDetector:
             LayerStatistics(**{name: here(value) for name, value in layer.items()})
             for layer in state["layers"]
         ]
-        self._mean, self._precision = here(state["mean"]), here(state["precision"])
+        usual = {name: here(value) for name, value in state["usual"].items()}
+        self._usual = Usual(**usual)
         self._reference_scores = here(state["reference_scores"])
         return self
 
@@ -358,18 +367,16 @@ class AttackDetector:
 
     def _of(self, latents: list[Tensor], scores: Tensor) -> Tensor:
         """How suspicious samples of these latents and scores of the model are."""
-        found = self._score(self._statistics(latents, scores))
+        layers = self._statistics(latents, scores)
+        found = self._usual.score(layers, log_gap(scores))
         known = torch.isin(decisions(scores), self._fitted[0].classes)
         return found.where(known, torch.inf)
 
     def _statistics(self, latents: list[Tensor], scores: Tensor) -> Tensor:
+        """Of each layer, (N, L, 3)."""
         predicted = decisions(scores)
         pairs = zip(self._fitted, latents, strict=True)
-        found = [layer.of(x, predicted) for layer, x in pairs]
-        return torch.cat([*found, log_gap(scores)], dim=1)
-
-    def _score(self, statistics: Tensor) -> Tensor:
-        return energy(statistics, self._mean, self._precision)
+        return torch.stack([layer.of(x, predicted) for layer, x in pairs], dim=1)
 
     def _run(self, data: Any, labels: Any) -> tuple[list[Tensor], Tensor, Any]:
         """Latents of each layer, scores of the model, and labels if there are any."""

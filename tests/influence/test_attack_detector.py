@@ -59,23 +59,24 @@ def test_scores_are_those_of_the_formula(net, fitted):
     expected, usual = slow_scores(
         latents(net, known), said[0], latents(net, new), said[1], 4
     )
-    np.testing.assert_allclose(fitted.score(new).numpy(), expected, rtol=2e-3)
+    np.testing.assert_allclose(
+        fitted.score(new).numpy(), expected, rtol=2e-3, atol=2e-3
+    )
     middle = fitted.threshold(0.5)
-    assert middle == pytest.approx(np.sort(usual)[math.ceil(151 * 0.5) - 1], rel=2e-3)
+    assert middle == pytest.approx(np.sort(usual)[math.ceil(151 * 0.5) - 1], abs=2e-3)
 
 
 def test_statistics_make_the_score(fitted):
     new = drawn(20, 2)
     s = fitted.statistics(new)
-    assert s.shape == (20, 5)
-    rest = s.double() - fitted._mean
-    energy = torch.einsum("ni,ij,nj->n", rest, fitted._precision, rest)
-    torch.testing.assert_close(energy.float(), fitted.score(new))
+    assert s.shape == (20, 7)
+    score = fitted._usual.score(s[:, :6].unflatten(1, (2, 3)), s[:, 6])
+    torch.testing.assert_close(score, fitted.score(new))
 
 
 def test_far_samples_are_suspicious(fitted):
     usual, far = fitted.score(drawn(200, 3)), fitted.score(8 * drawn(200, 4))
-    assert usual.median() < fitted.threshold(0.5) * 1.5
+    assert usual.median() < fitted.threshold(0.2)
     assert (far > fitted.threshold()).double().mean() > 0.9
 
 
@@ -256,9 +257,7 @@ def test_it_is_a_detector_of_pytorch_ood(net, fitted):
     x = drawn(150, 1)
     y = decided(net, x)
     outlier = 9 * drawn(10, 3)
-    data = TensorDataset(
-        torch.cat([x, outlier]), torch.cat([y, torch.full((10,), -1)])
-    )
+    data = TensorDataset(torch.cat([x, outlier]), torch.cat([y, torch.full((10,), -1)]))
     detector = AttackDetector(net, LAYERS, k=4).as_pytorch_ood()
     assert isinstance(detector, Detector)
     with pytest.raises(RequiresFittingException):
@@ -267,9 +266,7 @@ def test_it_is_a_detector_of_pytorch_ood(net, fitted):
     loader = DataLoader(data, 32, shuffle=True, generator=generator)
     assert detector.fit(loader) is detector
     new = drawn(40, 5)
-    torch.testing.assert_close(
-        detector.predict(new), fitted.score(new), **CLOSE
-    )
+    torch.testing.assert_close(detector.predict(new), fitted.score(new), **CLOSE)
     torch.testing.assert_close(detector(new), detector.predict(new))
     metrics = OODMetrics()
     metrics.update(detector(new), torch.zeros(40))

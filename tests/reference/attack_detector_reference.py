@@ -26,7 +26,7 @@ def functions(x, c, z, y, k, skip=None):
 def log_gap(outputs):
     """Of the two largest scores of the network."""
     largest = np.sort(outputs, 1)
-    return np.log(largest[:, -1] - largest[:, -2])[:, None]
+    return np.log(largest[:, -1] - largest[:, -2])
 
 
 def scores(layers, outputs, new, new_outputs, k):
@@ -40,7 +40,7 @@ def scores(layers, outputs, new, new_outputs, k):
         k: Neighbours.
     """
     y, predicted = outputs.argmax(1), new_outputs.argmax(1)
-    usual, found = [log_gap(outputs)], [log_gap(new_outputs)]
+    usual, found, ratios, new_ratios = [], [], 0.0, 0.0
     for z, x in zip(layers, new, strict=True):
         w = whitening(z, y)
         z, x = z @ w, x @ w
@@ -49,9 +49,19 @@ def scores(layers, outputs, new, new_outputs, k):
         usual.append(np.stack([f - value[own].mean(0) for f, own in at]))
         rows = [functions(a, c, z, y, k) for a, c in zip(x, predicted, strict=True)]
         found.append(np.stack([f - value[own].mean(0) for f, own in rows]))
+        ratio = value[:, 0] - value[:, 1]
+        other = np.array([f[0] - f[1] for f, _ in rows])
+        ratios = ratios + (ratio - ratio.mean()) / ratio.std()
+        new_ratios = new_ratios + (other - ratio.mean()) / ratio.std()
     usual, found = np.concatenate(usual, 1), np.concatenate(found, 1)
     precision = np.linalg.inv(np.cov(usual.T, bias=True))
-    mean = usual.mean(0)
-    return tuple(
-        np.einsum("ni,ij,nj->n", s - mean, precision, s - mean) for s in (found, usual)
-    )
+    mean, gap = usual.mean(0), log_gap(outputs)
+    result = []
+    for s, ratio, own in (
+        (found, new_ratios, log_gap(new_outputs)),
+        (usual, ratios, gap),
+    ):
+        energy = np.einsum("ni,ij,nj->n", s - mean, precision, s - mean)
+        near = (gap.mean() - own) / gap.std()
+        result.append(energy / s.shape[1] / 2 + ratio / ratios.std() + near)
+    return tuple(result)

@@ -59,10 +59,10 @@ CONTROLS = ("rotated", "noisy")
 CW_OPTIONS = {
     "binary_search_steps": 3,
     "steps": 50,
-    "stepsize": 0.1,
     "initial_const": 1.0,
     "confidence": 0.0,
 }
+CW_STEP = {"MNIST": 0.1, "CIFAR-10": 0.01}
 DEEPFOOL_OPTIONS = {"steps": 25, "candidates": 5, "overshoot": 0.02}
 ROTATION = {"MNIST": 25.0, "CIFAR-10": 15.0}  # degrees
 NOISE = {"MNIST": 0.15, "CIFAR-10": 0.03}  # standard deviation
@@ -102,9 +102,7 @@ def train_cifar(x: Tensor, y: Tensor, epochs: int = 14) -> CifarNet:
         for epoch in range(epochs):
             order = torch.randperm(len(x), generator=generator)
             for batch in order[: len(x) // 128 * 128].split(128):
-                loss = cross_entropy(
-                    net(vit.augmented(x[batch], generator)), y[batch]
-                )
+                loss = cross_entropy(net(vit.augmented(x[batch], generator)), y[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -210,14 +208,16 @@ def attack(
     elif method == "DeepFool":
         run, size = foolbox.attacks.L2DeepFoolAttack(**DEEPFOOL_OPTIONS), None
     else:
-        run, size = foolbox.attacks.L2CarliniWagnerAttack(**CW_OPTIONS), None
+        step = CW_STEP[name]
+        run = foolbox.attacks.L2CarliniWagnerAttack(stepsize=step, **CW_OPTIONS)
+        size = None
+    # Without a size the attack itself finds how far it goes.
+    which = 0 if size is None else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        # epsilons=None: what the attack itself finds, however far it is
-        return torch.cat(
-            [run(model, a, b, epsilons=size)[1 if size else 0].detach() for a, b in parts]
-        )
+        done = [run(model, a, b, epsilons=size)[which].detach() for a, b in parts]
+    return torch.cat(done)
 
 
 def towards_another_class(
