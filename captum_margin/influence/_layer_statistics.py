@@ -138,9 +138,8 @@ class Usual:
         precision = torch.linalg.pinv(rest.T @ rest / len(s), hermitian=True)
         ratio_std = _std(s[:, :, 2])
         total = ((s - mean)[:, :, 2] / ratio_std).sum(1)
-        return cls(
-            mean, precision, ratio_std, _std(total), torch.stack([g.mean(), _std(g)])
-        )
+        spread = torch.stack([g.mean(), _std(g)])
+        return cls(mean, precision, ratio_std, _std(total), spread)
 
     def score(self, layers: Tensor, gap: Tensor) -> Tensor:
         """How unusual statistics (N, L, 3) and gaps (N,) are, (N,)."""

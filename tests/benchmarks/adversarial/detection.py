@@ -13,9 +13,10 @@ ones (0.5: they are not called suspicious), and, as the mean over the six attack
 attacked ones against them. Standard errors are those of 200 bootstraps over images.
 
 k, the whitening and the three parts of our score and their weights were chosen by the
-mean AUROC of 300 other images of either network ("tuning"). "Attack on AttackDetector" differentiates through its score: 80 steps of PGD
-within the size of the large FGSM, towards a wrong decision while there is none, then
-towards a lower score; of the images on the way the least suspicious wrong one is kept.
+mean AUROC of 300 other images of either network ("tuning"). "Attack on AttackDetector"
+differentiates through its score: 80 steps of PGD within the size of the large FGSM,
+towards a wrong decision while there is none, then towards a lower score; of the images
+on the way the least suspicious wrong one is kept.
 """
 
 from __future__ import annotations
