@@ -9,6 +9,7 @@ neighbour graph:
 - :class:`DecisionBoundary`: which samples lie where the classes meet?
 - :class:`Prototypes`: which samples stand for all, and which does nothing stand for?
 - :class:`AdversarialStatistics`: which samples does the latent space not expect?
+- :class:`AttackDetector`: which new inputs were attacked, by references that were not?
 - :class:`ActiveLearning`: which nodes of a graph should be labelled?
 
 And :func:`near_duplicates`: which samples are almost the same?
@@ -17,6 +18,7 @@ And :func:`near_duplicates`: which samples are almost the same?
 from captum_margin.influence._knowledge import Knowledge
 from captum_margin.influence.active_learning import ActiveLearning, select_nodes
 from captum_margin.influence.adversarial import AdversarialStatistics
+from captum_margin.influence.attack_detector import AttackDetector
 from captum_margin.influence.base import MarginInfluence
 from captum_margin.influence.decision_boundary import DecisionBoundary
 from captum_margin.influence.duplicates import DuplicateGroups, near_duplicates
@@ -36,6 +38,7 @@ from captum_margin.influence.settings import Settings
 __all__ = [
     "ActiveLearning",
     "AdversarialStatistics",
+    "AttackDetector",
     "DecisionBoundary",
     "DuplicateGroups",
     "Evidence",

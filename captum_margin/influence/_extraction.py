@@ -21,8 +21,10 @@ __all__ = [
     "as_dataset",
     "as_loader",
     "as_module",
+    "evaluating",
     "extract",
     "images_of",
+    "outputs_of",
     "pooled",
 ]
 
@@ -101,7 +103,7 @@ def extract(
     features: list[Tensor] = []
     scores: list[Tensor] = []
     labels: list[Any] = []
-    with _evaluating(model), _outputs_of(layer) as captured:
+    with evaluating(model), outputs_of(layer) as captured:
         for batch in tqdm(loader, desc=name, disable=not show_progress):
             if not isinstance(batch, (tuple, list)) or len(batch) < 2:
                 raise TypeError(
@@ -145,7 +147,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each module's own mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -158,7 +160,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _outputs_of(layer: nn.Module) -> Iterator[list[Any]]:
+def outputs_of(layer: nn.Module) -> Iterator[list[Any]]:
     """A list to which each run of the layer adds its output."""
     captured: list[Any] = []
     handle = layer.register_forward_hook(lambda _m, _i, out: captured.append(out))

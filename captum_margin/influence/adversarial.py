@@ -85,9 +85,11 @@ class AdversarialStatistics(MarginInfluence):
 
     .. math:: I(i) = \max(0, f(i) - (A^p f)(i))^2
 
-    It finds a few samples far from all others. Attacked samples between the classes
-    have a *low* MMD instead, as on MNIST by FGSM and Carlini-Wagner: ``sided="below"``,
-    and where they are many ``hops=64``, a neighbourhood wider than their own company.
+    So read it finds outliers, not attacks: a few samples far from all others. Attacked
+    samples between the classes have a *low* MMD instead, as on MNIST by FGSM and
+    Carlini-Wagner: ``sided="below"``, and where they are many ``hops=64``, a
+    neighbourhood wider than their own company. To tell attacks from references in
+    several layers there is :class:`AttackDetector`.
 
     Compare with and without the filter by :meth:`plot_histograms`;
     ``result().function`` is f, ``result().filtered`` what the filter leaves of it, and

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tests.benchmarks.active_learning.table import OURS
+from tests.benchmarks.adversarial.detection_table import PEERS as DETECTORS
 from tests.benchmarks.cells import DIFFERENCE, MINUS, Row, markdown, number
 from tests.benchmarks.networks.trained import TITLES, NetworkName
 from tests.benchmarks.records import load
@@ -72,6 +73,7 @@ def _sides() -> list[tuple[str, Side, Side]]:
         ("Prototypes", *_prototypes()),
         ("DecisionBoundary", *_decision_boundary()),
         ("AdversarialStatistics", *_adversarial()),
+        ("AttackDetector", *_attack_detector()),
         ("select_nodes", *_select_nodes()),
     ]
 
@@ -237,6 +239,21 @@ def _adversarial() -> tuple[Side, Side]:
     mmd = {"MMD without a graph": statistics["mmd: f"]["auroc"]}
     what = "AUROC of attacked digits, FGSM 0.1"
     return Side(what, ours, density, True, 3), Side("the same", ours, mmd, True, 3)
+
+
+def _attack_detector() -> tuple[Side, Side]:
+    rows = load("attack_detection")["networks"]["CIFAR-10"]["rows"]
+
+    def side(values: Mapping[str, float], what: str) -> Side:
+        peers = {label: values[name] for name, label in DETECTORS.items()}
+        return Side(what, values["AttackDetector"], peers, True, 3)
+
+    means = {name: row["mean"] for name, row in rows.items()}
+    large = {name: row["auroc"]["FGSM large"] for name, row in rows.items()}
+    return (
+        side(means, "AUROC of attacked CIFAR-10 images, mean of six attacks"),
+        side(large, "large FGSM alone"),
+    )
 
 
 def _select_nodes() -> tuple[Side, Side]:

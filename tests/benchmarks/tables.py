@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tests.benchmarks import summary
 from tests.benchmarks.active_learning import table as active_learning
+from tests.benchmarks.adversarial import detection_table
 from tests.benchmarks.adversarial import table as adversarial
 from tests.benchmarks.audit import table as audit
 from tests.benchmarks.coalition import table as coalition
@@ -76,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prototype-forms": prototypes.prototype_forms,
     "prototype-shares": prototypes.prototype_shares,
     "criticisms": prototypes.criticisms,
+    **detection_table.TABLES,
     "adversarial": adversarial.adversarial,
     "adversarial-forms": adversarial.adversarial_forms,
     "neighborhood": neighborhood.neighborhood,

@@ -35,6 +35,7 @@ FROM_PAPERS = {
     "attr.feature_coalitions",
     "influence.ActiveLearning",
     "influence.AdversarialStatistics",
+    "influence.AttackDetector",
     "influence.DecisionBoundary",
     "influence.LabelNoise",
     "influence.Prototypes",
