@@ -36,6 +36,16 @@ def mmd_of_new(x, new, near, gamma, labels=None, new_labels=None, paper=False):
     return np.array(result)
 
 
+def whole_of_new(x, new, near, gamma):
+    """Of all with the new sample, and those that are neither it nor its neighbours."""
+    return np.array(
+        [
+            mmd_reference.mmd(np.vstack([x, z]), x[~near[i].astype(bool)], gamma)
+            for i, z in enumerate(new)
+        ]
+    )
+
+
 @pytest.mark.parametrize("paper", [False, True])
 @pytest.mark.parametrize("gamma", [None, 0.3])
 @pytest.mark.parametrize("local", [False, True])
@@ -56,7 +66,8 @@ def test_criticisms_among_new_samples(monkeypatch, paper, gamma, local, small):
         points, neighbours(fitted), used, *classes[:1], paper=paper
     )
     f = mmd_of_new(points, others, near, used, *classes, paper=paper)
-    low = f - shifted_new(near, fitted, known, "random_walk")
+    shift = "symmetric" if paper else "random_walk"
+    low = f - shifted_new(near, fitted, known, shift)
     options = {"k": 7, "paper": paper, "gamma": gamma, "local": local}
     options["sided"] = "below" if gamma else "both"
     expected = np.minimum(low, 0) ** 2 if gamma else low**2
@@ -76,8 +87,14 @@ def test_mmd_of_new_samples(paper):
     fitted = reference.neighbor_weights(points, 5, "euclidean", None)
     near = new_weights(points, others, 5, "euclidean", None)
     used = mmd_reference.default_gamma(points)
-    known = mmd_reference.leave_neighborhood_out_mmd(points, neighbours(fitted), used)
-    f = mmd_of_new(points, others, near, used)
+    if paper:
+        known = mmd_reference.whole_mmd(points, neighbours(fitted), used)
+        f = whole_of_new(points, others, near, used)
+    else:
+        known = mmd_reference.leave_neighborhood_out_mmd(
+            points, neighbours(fitted), used
+        )
+        f = mmd_of_new(points, others, near, used)
     shift = "symmetric" if paper else "random_walk"
     low = f - shifted_new(near, fitted, known, shift)
     expected = low**2 if paper else np.maximum(low, 0) ** 2
