@@ -157,7 +157,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         default=None,
         help="folder: make the maps of the suspects shown by hiding parts of the image "
-        "(MarginSaliency), 200 passes through the network each, instead of by its last "
+        "(MarginSaliency), 800 passes through the network each, instead of by its last "
         "feature maps, one pass each; for any network",
     )
     parser.add_argument(
