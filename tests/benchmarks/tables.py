@@ -51,6 +51,7 @@ MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary,
     "saliency": saliency.saliency,
+    "saliency-many": saliency.saliency_many,
     "saliency-parts": saliency.saliency_parts,
     "saliency-forms": saliency.saliency_forms,
     "saliency-corroboration": saliency.saliency_corroboration,
@@ -94,6 +95,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "active-learning-paper": active_learning.active_learning_paper,
 }
 _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
+_MANY = (
+    "python -m tests.benchmarks.saliency.bench --cache DIR/saliency_many --methods "
+    "MarginSaliency MarginSaliency-200 MarginSaliency-100-gradcam "
+    "CoalitionPerturbation SHAP-800 RISE-800 LayerGradCam Occlusion-400 centre AttnLRP"
+)
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
 _PARTS = (
     "CoalitionPerturbation 'without evidence' 'without L_r' 'without L_conf' "
@@ -113,6 +119,10 @@ _ACTIVE = "python -m tests.benchmarks.active_learning.bench --cache DIR/active"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "active_learning": (f"{_ACTIVE} --ablation", f"{_ACTIVE} --report"),
     "saliency": (_SALIENCY, f"{_SALIENCY} --report"),
+    "saliency_many": (
+        _MANY,
+        f"{_MANY} --report --out tests/benchmarks/results/saliency_many.json",
+    ),
     "coalition": (
         f"{_COALITION} --photographs 40",
         f"{_COALITION} --report",

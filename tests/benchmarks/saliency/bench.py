@@ -165,7 +165,12 @@ def report(cache: Path, out: Path) -> None:
     difference is over those that MarginSaliency has finished too.
     """
     networks = {}
-    for network, records in load_records(cache).items():
+    command = "python -m tests.benchmarks.saliency.bench --cache DIR"
+    found = load_records(cache)
+    made = {name for records in found.values() for name in records}
+    if made != set(ROWS):
+        command += " --methods " + " ".join(name for name in ROWS if name in made)
+    for network, records in found.items():
         rows = best_first(rows_of(records))
         networks[network] = {
             "model": MODELS[network],
@@ -175,7 +180,7 @@ def report(cache: Path, out: Path) -> None:
         print_table(network, rows)
     out.parent.mkdir(exist_ok=True)
     settings = {
-        "command": "python -m tests.benchmarks.saliency.bench --cache DIR",
+        "command": command,
         "seed": 0,
         "seconds": "wall clock on a shared machine under changing load: not comparable",
         "cpu_seconds": "of all threads; less shaken by what else runs",

@@ -37,12 +37,18 @@ _CLAIMED = {  # what is measured, its head and digits
 
 def saliency() -> str:
     """Every method on every network, best insertion - deletion first."""
-    return _table(_best_first(), (DIFFERENCE, "drop_keep20"))
+    return _table(_best_first("saliency"), (DIFFERENCE, "drop_keep20"))
+
+
+def saliency_many() -> str:
+    """The strongest methods on as many pictures as there was time for."""
+    record = "saliency_many"
+    return _table(_best_first(record), (DIFFERENCE, "paired", "drop_keep20"), record)
 
 
 def saliency_parts() -> str:
     """Insertion and deletion apart, and the paired differences to our default."""
-    return _table(_best_first(), ("insertion", "deletion", "paired"))
+    return _table(_best_first("saliency"), ("insertion", "deletion", "paired"))
 
 
 def saliency_forms() -> str:
@@ -79,14 +85,14 @@ def saliency_region_forms() -> str:
     return markdown(["form", INS_DEL.removesuffix(" ↑"), *heads], rows)
 
 
-def _networks() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = load("saliency")["networks"]
+def _networks(record: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = load(record)["networks"]
     return {name: found[name]["methods"] for name in TITLES if name in found}
 
 
-def _best_first() -> list[str]:
+def _best_first(record: str) -> list[str]:
     """Methods by how far behind MarginSaliency they are where both were run."""
-    networks = _networks().values()
+    networks = _networks(record).values()
     names = [name for name in ROWS if any(name in rows for rows in networks)]
 
     def behind(name: str) -> float:
@@ -96,25 +102,25 @@ def _best_first() -> list[str]:
     return sorted(names, key=behind)
 
 
-def _table(names: Sequence[str], keys: Sequence[str]) -> str:
-    networks = _networks()
+def _table(names: Sequence[str], keys: Sequence[str], record: str = "saliency") -> str:
+    networks = _networks(record)
     header = ["method", "forward passes"]
     for key in keys:
         header += [f"{TITLES[network]}: {_COLUMNS[key][0]}" for network in networks]  # type: ignore[index]
     rows: list[Row] = []
     for name in names:
-        cells: list[str | Cell] = [ROWS[name].title, _passes(name)]
+        cells: list[str | Cell] = [ROWS[name].title, _passes(name, record)]
         for key in keys:
             cells += [_cell(rows, name, key) for rows in networks.values()]
         rows.append(cells)
     return markdown(header, rows)
 
 
-def _passes(name: str) -> str:
+def _passes(name: str, record: str) -> str:
     """Once where all networks agree, else of each in turn."""
     found = [
         f"{rows[name]['metrics']['n_forward']['mean']:.0f}"
-        for rows in _networks().values()
+        for rows in _networks(record).values()
         if name in rows
     ]
     return found[0] if len(set(found)) == 1 else " / ".join(found)
