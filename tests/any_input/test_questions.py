@@ -160,7 +160,9 @@ MISSING = {
     "infinity": lambda y: y.double().index_fill(0, torch.tensor([2]), float("inf")),
     "infinity in a list": lambda y: [float("inf"), *y.tolist()[1:]],
     "NaT": lambda y: objects(y.tolist(), np.datetime64("NaT")),
-    "NaT of times": lambda y: np.array(["NaT", *["2020-01-01"] * (len(y) - 1)], "M8[D]"),
+    "NaT of times": lambda y: np.array(
+        ["NaT", *["2020-01-01"] * (len(y) - 1)], "M8[D]"
+    ),
     "a mask": lambda y: np.ma.masked_array(y.numpy(), mask=[True] + [False] * 23),
     "mixed": lambda y: ["no", *y.tolist()[1:]],
     "fractions": lambda y: y.double() / 2 + 0.25 * (torch.arange(len(y)) == 5),
@@ -221,6 +223,8 @@ def test_labels_of_pandas(question, number, missing, seed):
         series.iloc[2] = pandas.NA
         assert answer_of(lambda: ask(x, series), "label|class") is None
         return
-    found = answer_of(lambda: ask(x, series), "label|class", refusable=name == "a frame")
+    found = answer_of(
+        lambda: ask(x, series), "label|class", refusable=name == "a frame"
+    )
     if found is not None:
         assert_alike(found, ask(x, labels), 1e-5)
