@@ -105,7 +105,9 @@ def _is_scalar(value: Any) -> bool:
 
 def _missing(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
     """Which labels are none, (N,): masked, None, NaN, NaT, NA, or text of these."""
-    missing = np.ma.getmaskarray(labels) if isinstance(labels, np.ma.MaskedArray) else 0
+    missing: NDArray[np.bool_] = np.zeros(array.shape, dtype=bool)
+    if isinstance(labels, np.ma.MaskedArray):
+        missing = missing | np.ma.getmaskarray(labels)
     kind = array.dtype.kind
     if kind == "f":
         missing = missing | np.isnan(array)
@@ -115,7 +117,7 @@ def _missing(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
         values = array.tolist()
         found = [is_missing(x) or x in _TEXTS_OF_NONE for x in values]
         missing = missing | np.array(found, dtype=bool)
-    return np.broadcast_to(missing, array.shape).astype(bool)
+    return missing
 
 
 def _of_one_type(array: NDArray[Any]) -> NDArray[Any]:
