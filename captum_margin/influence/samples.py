@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import as_numbers
 from captum_margin.signal import Graph, as_undirected
 from captum_margin.signal._labels import ClassNames, as_labels
 from captum_margin.signal._sparse_rows import SparseRows
@@ -49,6 +50,7 @@ def as_features(features: Any) -> Tensor:
 
     Raises:
         TypeError: If they are not numbers.
+        ValueError: If one is missing, or rows are of different lengths.
     """
     if isinstance(features, Tensor):
         return features.detach()
@@ -56,16 +58,7 @@ def as_features(features: Any) -> Tensor:
         return cast(Tensor, features)
     if hasattr(features, "toarray"):  # SciPy sparse
         return cast(Tensor, SparseRows(features))
-    if hasattr(features, "to_numpy"):  # pandas
-        features = features.to_numpy()
-    array = np.asarray(features)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"expected numbers as features (got {array.dtype}); encode text columns "
-            "first, and select numeric ones of a table"
-        )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)  # of little use to torch
+    array = as_numbers(features, "features")
     if isinstance(features, np.memmap):
         with warnings.catch_warnings():
             # The file may be read-only: nothing here writes to features.

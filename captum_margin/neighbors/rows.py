@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import as_numbers, bounded_rows
+
 __all__ = ["Metric", "Rows", "check_search", "pair_distances"]
 
 Metric = Literal["euclidean", "cosine"]
@@ -48,8 +50,8 @@ class Rows:
             data = data.tocsr()
         elif isinstance(data, Tensor):
             data = data.detach()
-        elif not isinstance(data, np.ndarray):
-            data = np.asarray(data)
+        elif not isinstance(data, np.memmap):
+            data = as_numbers(data, "features")
         if isinstance(data, Tensor):
             real = not data.is_complex()
         else:
@@ -106,6 +108,8 @@ class Rows:
                 part = part.astype(np.int64)  # of little use to torch
             # A copy: float32 rows of a file are no tensor's to share.
             part = torch.from_numpy(np.array(part))
+        if self.metric == "cosine":
+            part = bounded_rows(part)
         points: Tensor = part.to(dtype)
         square = points.square().sum(dim=1)
         if not bool(square.sum().isfinite()):

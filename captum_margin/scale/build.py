@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from captum_margin._numbers import check_span
 from captum_margin.neighbors._lists import (
     Lists,
     faiss_threads,
@@ -118,6 +119,7 @@ def build_shards(
         raise ValueError(f"expected recall in (0, 1] (got {recall})")
     if block_size < 1:
         raise ValueError(f"expected block_size >= 1 (got {block_size})")
+    check_span(data_of(source), metric, single=True)
     path = Path(path)
     if not (path / "plan.json").exists():
         remove_folder(path / "assigned")  # of features that could not be read

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import check_span
 from captum_margin.scale._features import (
     FeatureSource,
+    data_of,
     feature_source,
     open_features,
 )
@@ -225,7 +227,9 @@ class _Waves(NamedTuple):
 
 @contextmanager
 def _source(features: Any, executor: Any, folder: Path) -> Iterator[FeatureSource]:
-    with feature_source(open_features(features), "euclidean", folder, executor) as data:
+    source = open_features(features)
+    check_span(data_of(source), single=True)
+    with feature_source(source, "euclidean", folder, executor) as data:
         yield data
 
 

@@ -17,7 +17,16 @@ from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
-from captum_margin.cli.images import SUFFIXES, read_image
+from captum_margin.cli.images import (
+    SUFFIXES,
+    as_text,
+    depth_notes,
+    is_hidden,
+    is_image,
+    passed_over,
+    read_image,
+    walk,
+)
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.cli.preprocessing import check_one_size, trial_picture
 from captum_margin.influence._extraction import as_module, extract
@@ -52,11 +61,6 @@ class FoundImages:
         return as_text(path.relative_to(self.root).as_posix())
 
 
-def as_text(path: str) -> str:
-    """A path as text that every encoding can hold."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def find_images(root: Path) -> FoundImages:
     """Finds ``class/.../image``, or ``split/class/.../image``.
 
@@ -68,7 +72,7 @@ def find_images(root: Path) -> FoundImages:
         CommandError: If there is no image.
     """
     found, hidden = _walk(root)
-    notes = _hidden_notes(hidden)
+    notes = [*_hidden_notes(hidden), *passed_over(root)]
     if not found:
         raise CommandError(
             f"no images in {root} or below; looked for "
@@ -102,24 +106,16 @@ def _walk(root: Path) -> tuple[list[Path], dict[str, int]]:
     """Images, relative to the root, and how many each hidden folder holds."""
     found: list[Path] = []
     hidden: dict[str, int] = {}
-    for parent, folders, names in os.walk(root, followlinks=True):
-        inner = Path(parent).relative_to(root)
-        for folder in sorted(filter(_is_hidden, folders)):
-            below = os.walk(Path(parent, folder), followlinks=True)
-            count = sum(_is_image(name) for *_, files in below for name in files)
+    for parent, folders, names in walk(root):
+        inner = parent.relative_to(root)
+        for folder in filter(is_hidden, folders):
+            below = walk(parent / folder)
+            count = sum(is_image(name) for *_, files in below for name in files)
             if count:
                 hidden[as_text((inner / folder).as_posix())] = count
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [inner / name for name in sorted(names) if _is_image(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [inner / name for name in names if is_image(name)]
     return found, hidden
-
-
-def _is_hidden(folder: str) -> bool:
-    return folder.startswith((".", "__"))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _hidden_notes(hidden: dict[str, int]) -> list[str]:
@@ -210,7 +206,11 @@ def read_folder(
         seen=SeenImages(model, module, classifier.preprocess, paths),
         picture=lambda index, side: read_image(paths[index], side=side),
         unreadable=unreadable,
-        notes=[*classifier.notes, *images.notes],
+        notes=[
+            *classifier.notes,
+            *images.notes,
+            *depth_notes(paths, images.name),
+        ],
         record={"layer": layer, "weights": classifier.weights, "device": str(device)},
     )
 
