@@ -190,10 +190,16 @@ class LayerView:
         return self.values_and_output(inputs, args)[0]
 
     def count_executions(self, inputs: tuple[Tensor, ...], args: object = None) -> int:
-        """How often one forward pass runs the layer."""
-        seen: list[None] = []
-        with self._hook(lambda layer, passed: seen.append(None)), torch.no_grad():
+        """How often one forward pass runs the layer.
+
+        Raises:
+            ValueError: If the layer gives, or takes, more or less than one tensor.
+        """
+        seen: list[Any] = []
+        with self._hook(lambda layer, passed: seen.append(passed)), torch.no_grad():
             target_outputs(self.forward_func, inputs, args)
+        for passed in seen:
+            _single(passed)
         return max(1, len(seen))
 
     def gradients(
@@ -291,16 +297,23 @@ def _outside_inference(argument: Any) -> Any:
 
 
 def _single(values: Any) -> Tensor:
-    if isinstance(values, tuple | list):
-        assert len(values) == 1, (
-            f"expected a layer with one tensor (got {len(values)}); choose a layer "
-            "inside it, or the one that takes its output"
-        )
+    """The one tensor that passes a layer, with a batch axis and channels.
+
+    Raises:
+        ValueError: If there is none, or are several.
+    """
+    if isinstance(values, tuple) and len(values) == 1:
         values = values[0]
     if not isinstance(values, Tensor) or values.dim() < 2:
+        got = (
+            str(tuple(values.shape))
+            if isinstance(values, Tensor)
+            else f"a {type(values).__name__} of {len(values)}"
+            if isinstance(values, (tuple, list, dict))
+            else f"a {type(values).__name__}"
+        )
         raise ValueError(
-            "expected a layer whose output is (B, K) or (B, K, h, w) (got "
-            f"{tuple(getattr(values, 'shape', ())) or type(values).__name__}); choose "
-            "another layer"
+            f"expected a layer with one tensor, (B, K) or (B, K, h, w) (got {got}); "
+            "choose a layer inside it, or the one that takes its output"
         )
     return values

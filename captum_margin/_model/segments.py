@@ -73,9 +73,9 @@ def check_layout(tensor: Tensor) -> None:
         )
         back = "0, 2, 3, 1" if tensor.dim() == 4 else "0, 2, 3, 4, 1"
         raise ValueError(
-            f"expected channels first, {wanted} (got {tuple(tensor.shape)}, which looks "
-            f"like channels last, {given}); pass inputs.permute({order}), and for a "
-            f"model that wants channels last lambda x: model(x.permute({back}))"
+            f"expected channels first, {wanted} (got {tuple(tensor.shape)}, which "
+            f"looks like channels last, {given}); pass inputs.permute({order}), and "
+            f"for a model that wants channels last lambda x: model(x.permute({back}))"
         )
 
 

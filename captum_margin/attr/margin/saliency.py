@@ -247,14 +247,15 @@ class MarginSaliency(PerturbationAttribution):
             TypeError: If the model returns no tensor, images are integers, or an
                 option is unknown.
             ValueError: If there is no such class, channels are last, baselines or
-                masks do not broadcast to the inputs, an option is out of its range, regions cannot be made of
-                the inputs, or inputs or outputs hold NaN or infinity. If a prior is
-                constant, not finite, of another shape, or given where there are no
-                soft unions, or the model has no layer of maps for ``"gradcam"``.
+                masks do not broadcast to the inputs, an option is out of its range,
+                regions cannot be made of the inputs, or inputs or outputs hold NaN or
+                infinity. If a prior is constant, not finite, of another shape, or given
+                where there are no soft unions of images, or the model has no layer of
+                maps for ``"gradcam"``.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
-        and, for each example, N * 3136 numbers (soft unions) or N * U (regions),
+        and, for each example, N * 4096 numbers (soft unions) or N * U (regions),
         whatever the size of the image.
 
         Examples::

@@ -56,9 +56,7 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("size", "share", "least"), SPACES.values(), ids=SPACES.keys()
-)
+@pytest.mark.parametrize(("size", "share", "least"), SPACES.values(), ids=SPACES.keys())
 def test_planted_blocks_are_found_with_200_evaluations(size, share, least):
     for seed in range(2):
         x, truth, model = planted(size, share, seed)

@@ -7,12 +7,12 @@ import torch
 from captum_margin.attr import MarginSaliency
 from captum_margin.attr.margin import joint, varied
 from captum_margin.attr.margin import unions as union_form
-from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.axes import (
     CELLS,
     PATCHES_A_CELL,
     coarse_shape,
 )
+from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.tents import TentUnions
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
@@ -96,7 +96,9 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     found, details = explain_one(model, image, 1, seed=7, **options)
     stages, score = details.stages[0], numpy_score(model, 1)
     pixels, patches = image[0].numpy(), coarse_shape(size)
-    cell = [n * min(size) / CELLS[2] / side for n, side in zip(patches, size, strict=True)]
+    cell = [
+        n * min(size) / CELLS[2] / side for n, side in zip(patches, size, strict=True)
+    ]
     kernel = np.kron(
         *(
             reference.kernel_of_axis(

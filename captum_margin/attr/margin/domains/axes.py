@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CELLS", "PATCHES_A_CELL", "along_axes", "cell_sides", "coarse_shape", "enlarge"]
+__all__ = [
+    "CELLS",
+    "PATCHES_A_CELL",
+    "along_axes",
+    "cell_sides",
+    "coarse_shape",
+    "enlarge",
+]
 
 #: Cells along each axis, by dimension. Along the shorter side of an image, whose cells
 #: are square; along every side of a volume, whose axes have units of their own (time,

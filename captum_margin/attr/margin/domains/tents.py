@@ -1,10 +1,11 @@
 """Unions of overlapping tents: random soft parts of an image, small and large.
 
 A regular grid of tents (linear bumps along each axis, one cell wide at half height)
-covers the image, the series or the volume and sums to one everywhere. A union keeps each tent with a probability of its own, and
-the grid is shifted from union to union, so that no edge falls twice on the same place.
-With one probability for all unions these are the masks of Petsiuk, Das, Saenko,
-"RISE: Randomized Input Sampling for Explanation", BMVC 2018, section 3.2.
+covers the image, the series or the volume and sums to one everywhere. A union keeps
+each tent with a probability of its own, and the grid is shifted from union to union, so
+that no edge falls twice on the same place. With one probability for all unions these
+are the masks of Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation
+of Black-box Models", BMVC 2018, section 3.2.
 """
 
 from __future__ import annotations
