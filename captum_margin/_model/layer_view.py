@@ -193,7 +193,8 @@ class LayerView:
         """How often one forward pass runs the layer.
 
         Raises:
-            ValueError: If the layer gives, or takes, more or less than one tensor.
+            AssertionError: If the layer gives, or takes, several tensors in a tuple.
+            ValueError: If it gives none, or another container.
         """
         seen: list[Any] = []
         with self._hook(lambda layer, passed: seen.append(passed)), torch.no_grad():
@@ -300,7 +301,8 @@ def _single(values: Any) -> Tensor:
     """The one tensor that passes a layer, with a batch axis and channels.
 
     Raises:
-        ValueError: If there is none, or are several.
+        AssertionError: If there are several in a tuple (as in Captum).
+        ValueError: If there is none, or another container.
     """
     if isinstance(values, tuple) and len(values) == 1:
         values = values[0]
@@ -312,7 +314,8 @@ def _single(values: Any) -> Tensor:
             if isinstance(values, (tuple, list, dict))
             else f"a {type(values).__name__}"
         )
-        raise ValueError(
+        error = AssertionError if isinstance(values, tuple) else ValueError
+        raise error(
             f"expected a layer with one tensor, (B, K) or (B, K, h, w) (got {got}); "
             "choose a layer inside it, or the one that takes its output"
         )
