@@ -34,6 +34,7 @@ from captum._utils.typing import (
 from torch import Tensor, nn
 
 from captum_margin._model.failures import refusals_explained
+from captum_margin._model.gradients import gradients_explained
 from captum_margin._model.hooks import eager
 from captum_margin._model.precision import models_precision
 
@@ -222,8 +223,16 @@ def layer_gradients(
     """Gradients of one score a row with respect to a layer's tensors, and these.
 
     Gradients are enabled inside, and no parameter's ``.grad`` is touched.
+
+    Raises:
+        ValueError: If the layer is not run, or the scores have no gradient.
     """
-    with eager(), _layer_is_run(layer):
+
+    def forward() -> object:
+        return _run_forward(score_func, inputs, None, additional_forward_args)
+
+    explained = gradients_explained(forward, "the layer")
+    with eager(), _layer_is_run(layer), explained:
         gradients, values = compute_layer_gradients_and_eval(
             score_func,
             layer,
@@ -248,14 +257,6 @@ def _layer_is_run(layer: nn.Module) -> Iterator[None]:
             f"expected a layer that the model runs (got a {type(layer).__name__} that "
             "is not run); pass one of this very model, model.get_submodule(name), not "
             "of a copy, and no layer that only training needs"
-        ) from None
-    except RuntimeError as error:
-        if "not require grad" not in str(error):
-            raise
-        raise ValueError(
-            "expected scores that have a gradient with respect to the layer (got some "
-            "without); the model must not detach them, round them or leave torch; "
-            "MarginSaliency needs no gradient"
         ) from None
 
 

@@ -14,6 +14,7 @@ from captum_margin._model.captum import (
     select_rows,
     target_scores,
 )
+from captum_margin._model.segments import check_layout
 
 __all__ = [
     "Scorer",
@@ -58,6 +59,7 @@ def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
             f"(got shapes {[tuple(tensor.shape) for tensor in formatted]}); "
             "score other inputs by their own metric"
         )
+    check_layout(formatted[0])
     if not formatted[0].is_floating_point():
         raise TypeError(
             f"expected floating-point inputs (got {formatted[0].dtype}); "

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from captum_margin._model.captum import format_inputs, select_rows
 from captum_margin._model.precision import full_precision
+from captum_margin._model.segments import check_layout
 from captum_margin.attr.coalition.feature_maps import (
     full_resolution_features,
     layer_features,
@@ -221,6 +222,7 @@ def _images(inputs: object) -> tuple[Tensor]:
         raise ValueError(
             f"expected images of shape (B, C, H, W) (got {tuple(images.shape)})"
         )
+    check_layout(images)
     return (images.detach(),)
 
 

@@ -29,6 +29,7 @@ from captum_margin._model.captum import (
     format_output,
 )
 from captum_margin._model.precision import full_precision
+from captum_margin._model.segments import check_layout
 from captum_margin.attr.coalition.clustering import feature_coalitions
 from captum_margin.attr.coalition.search import Search, SearchResult, search
 
@@ -412,6 +413,7 @@ def _one_image_batch(inputs: tuple[Tensor, ...]) -> Tensor:
             f"expected one tensor of images (B, C, H, W) (got {shapes}); explain other "
             "inputs with MarginSaliency"
         )
+    check_layout(inputs[0])
     if not inputs[0].is_floating_point():
         raise TypeError(
             f"expected floating-point images (got {inputs[0].dtype}); convert them as "

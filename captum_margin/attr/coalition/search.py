@@ -20,6 +20,7 @@ from captum_margin._model.captum import (
     take_rows,
     target_outputs,
 )
+from captum_margin._model.gradients import gradients_explained, no_gradient
 from captum_margin.attr.coalition.losses import (
     ROUNDING,
     coalition_loss,
@@ -322,6 +323,9 @@ def search(
             parameter.grad = gradient
         optimizer.step()
         mask.bound()
+    flat = (resisted == 0).flatten(1).all(dim=1) & ~stand
+    if bool(flat.any()) and options.n_steps > 0:
+        _warn_of_no_slope(flat)
     steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
     found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
     return SearchResult(found, mask.evidence(resisted), losses, n_steps)
@@ -339,6 +343,17 @@ def _warn_of_nothing_to_keep(stand: Tensor) -> None:
     )
 
 
+def _warn_of_no_slope(flat: Tensor) -> None:
+    which = flat.nonzero().flatten().tolist()
+    named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+    warnings.warn(
+        f"the score of {len(which)} of {len(flat)} images (number {named}) changes, "
+        "but its gradient was zero throughout, as behind rounding: the map tells "
+        "nothing; MarginSaliency needs no gradient",
+        stacklevel=2,
+    )
+
+
 def _confidence(
     scorer: _Scorer, p: Tensor, noises: Tensor, active: Tensor, options: Search
 ) -> tuple[Tensor, Tensor]:
@@ -349,13 +364,8 @@ def _confidence(
     pairs = torch.cartesian_prod(images, samples)
     for which, sample in (part.unbind(dim=1) for part in pairs.split(options.rows)):
         leaf = p[which].requires_grad_()
-        of_rows = scorer.loss(leaf, noises[sample], which) / len(noises)
-        if not of_rows.requires_grad:
-            raise ValueError(
-                "expected scores that have a gradient with respect to the inputs; "
-                "explain other models with MarginSaliency, which needs none"
-            )
-        (of_leaf,) = torch.autograd.grad(of_rows.sum(), leaf, materialize_grads=True)
+        of_rows, of_leaf = _slope(scorer, leaf, noises[sample], which)
+        of_rows, of_leaf = of_rows / len(noises), of_leaf / len(noises)
         if not torch.isfinite(of_leaf).all():
             raise ValueError(
                 "expected finite gradients of the scores (got NaN or infinity); check "
@@ -363,6 +373,29 @@ def _confidence(
             )
         slope.index_add_(0, which, of_leaf)
         loss.index_add_(0, which, of_rows.detach().to(loss))
+    return loss, slope
+
+
+def _slope(
+    scorer: _Scorer, p: Tensor, noise: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L_conf (n,) under p, which wants a gradient, and its gradient.
+
+    Raises:
+        ValueError: If there is none, though what the model is shown changes the score.
+    """
+    with gradients_explained(lambda: scorer.loss(p, noise, rows), "the inputs"):
+        loss = scorer.loss(p, noise, rows)
+        slope = None
+        if loss.requires_grad:
+            (slope,) = torch.autograd.grad(loss.sum(), p, allow_unused=True)
+    if slope is None:
+        with torch.no_grad():
+            faded = scorer.loss(torch.ones_like(p), noise, rows)
+            shown = scorer.loss(torch.zeros_like(p), noise, rows)
+        if not loss.requires_grad or not torch.equal(faded, shown):
+            raise no_gradient("the inputs")
+        slope = torch.zeros_like(p)
     return loss, slope
 
 

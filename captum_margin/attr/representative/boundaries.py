@@ -201,8 +201,8 @@ def fit_boundaries(
         warnings.warn(
             "no score changes with the maps of the layer, so that every map is zero: "
             "what is above it reads something else, as the head of a ViT reads only "
-            "the class token of the last block; explain an earlier layer, such as the "
-            "one that goes into the last attention",
+            "the class token of the last block (explain an earlier layer, such as the "
+            "one that goes into the last attention), or rounds what it reads",
             stacklevel=4,
         )
     if probabilities:
