@@ -53,7 +53,7 @@ def as_features(features: Any) -> Tensor:
         ValueError: If one is missing, or rows are of different lengths.
     """
     if isinstance(features, Tensor):
-        return features.detach()
+        return _tensor_of_features(features)
     if isinstance(features, SparseRows):
         return cast(Tensor, features)
     if hasattr(features, "toarray"):  # SciPy sparse
@@ -66,6 +66,22 @@ def as_features(features: Any) -> Tensor:
             return torch.from_numpy(array)
     # Other read-only arrays (pandas) cannot be shared with a tensor.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _tensor_of_features(features: Tensor) -> Tensor:
+    """A dense real tensor, of a dtype that is reckoned with everywhere."""
+    if features.is_complex() or features.layout != torch.strided:
+        kind = features.dtype if features.is_complex() else features.layout
+        raise TypeError(
+            f"expected features as a dense tensor of real numbers (got {kind}); take "
+            "the real and imaginary parts as columns, .to_dense(), or a SciPy matrix"
+        )
+    features = features.detach()
+    if features.dtype in (torch.float16, torch.bfloat16):
+        return features.float()  # whose weights of edges would be as coarse
+    if features.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return features.to(torch.int64)
+    return features
 
 
 def as_function(signal: Tensor, n: int) -> Tensor:

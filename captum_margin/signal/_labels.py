@@ -73,6 +73,10 @@ def _as_array(labels: Any) -> NDArray[Any]:
     """An array of what was given; of lists none is made another type than it is."""
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
+        if labels.layout != torch.strided:
+            raise TypeError(
+                f"expected labels as a dense tensor (got {labels.layout}); .to_dense()"
+            )
         if labels.is_floating_point():
             labels = labels.double()  # NumPy has no bfloat16
         array: NDArray[Any] = labels.numpy()
