@@ -73,8 +73,8 @@ def _tensor_of_features(features: Tensor) -> Tensor:
     if features.is_complex() or features.layout != torch.strided:
         kind = features.dtype if features.is_complex() else features.layout
         raise TypeError(
-            f"expected features as a dense tensor of real numbers (got {kind}); take "
-            "the real and imaginary parts as columns, .to_dense(), or a SciPy matrix"
+            f"expected features as a dense real tensor (got {kind}); take the real and "
+            "imaginary parts as columns, .to_dense(), or a SciPy matrix"
         )
     features = features.detach()
     if features.dtype in (torch.float16, torch.bfloat16):
