@@ -126,7 +126,7 @@ def select_covering(
     pool = pool[~torch.isin(pool, before)]
     group = torch.zeros_like(pool) if groups is None else groups.to(device)[pool]
     group = group.unique(return_inverse=True)[1]
-    quota = torch.full_like(group.bincount(), n)
+    quota = torch.full_like(group.bincount(), min(n, nodes))
 
     # Half precision cannot add up thousands of similarities.
     dtype = torch.promote_types(points.dtype, torch.float32)

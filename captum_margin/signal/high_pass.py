@@ -364,6 +364,8 @@ def _check_signal(x: Tensor) -> None:
             f"expected one tensor x (got {type(x).__name__}); a filter is for one kind "
             "of nodes and the edges among them"
         )
+    if x.layout != torch.strided:
+        raise TypeError(f"expected a dense signal x (got {x.layout}); .to_dense()")
     if not x.is_floating_point():
         raise TypeError(f"expected a floating signal x (got {x.dtype}); call .float()")
     if x.dim() not in (1, 2):
