@@ -84,9 +84,9 @@ def eight_bits(image: Any, form: str | None) -> Any:
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     least, greatest = float(values.min()), float(values.max())
-    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    whites: tuple[float, ...] = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     if image.mode.startswith("I;16") or form in ("PNG", "PPM"):
-        whites = (65535.0,)
+        whites = (65535,)
     low, white = least, max(greatest, least + 1)
     if least >= 0 and greatest <= whites[-1]:
         low, white = 0.0, next(w for w in whites if greatest <= w)
