@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ _FEW = 3  # texts that may stand in a column of numbers by mistake
 _DECIMAL = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _BOOLS = {"true": 1.0, "false": 0.0}
+
+
+class NoRows(CommandError):
+    """A table without content."""
 
 
 @dataclass
@@ -259,7 +263,7 @@ def _read(
             else:
                 column.add(cell, delimiter != ",")
     if first is None or not lines:
-        raise CommandError(f"expected a header and rows (got none): {path}")
+        raise NoRows(f"expected a header and rows (got none): {path}")
     notes = []
     if n_comments:
         notes.append(f"{n_comments:,} comments, which begin with #, left out")
@@ -330,7 +334,7 @@ def _is_sample(table: Table) -> bool:
             return False
     if not above or (not first[0] and above == [*range(len(above))]):
         return False  # as pandas counts columns
-    steps = {b - a for a, b in zip(above, above[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(above)}
     if len(steps) == 1 and min(steps) > 0:  # a count, of columns or years
         names = ", ".join(first)[:60]
         table.notes.append(f"the first line is read as names of the columns: {names}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_margin.cli.audit.data import AuditData
-from captum_margin.cli.audit.delimited import read_table
+from captum_margin.cli.audit.delimited import NoRows, read_table
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence._probabilities import as_probabilities
 
@@ -133,7 +133,13 @@ def read_probabilities(path: Path) -> Probabilities:
 
 
 def _of_table(path: Path) -> Probabilities:
-    table = read_table(path, lambda header: {*_name_columns(header)}, header=True)
+    nothing = (
+        f"expected a header with the names of the classes, and rows (got none): {path}"
+    )
+    try:
+        table = read_table(path, lambda header: {*_name_columns(header)}, header=True)
+    except NoRows:
+        raise CommandError(nothing) from None
     name = next(iter(_name_columns(table.header)), None)
     columns = [
         i
@@ -141,18 +147,14 @@ def _of_table(path: Path) -> Probabilities:
         if i != name and (table.header[i] or column.texts)
     ]
     if not columns:
-        raise CommandError(
-            f"expected a header with the names of the classes, and rows (got none): "
-            f"{path}"
-        )
+        raise CommandError(nothing)
     values = np.empty((len(table.lines), len(columns)))
     for place, i in enumerate(columns):
         texts = table.columns[i].texts
         found = table.numbers(i)
         if found is None or np.isnan(found).any():
-            row = (
-                next(iter(texts), 0) if found is None else int(np.isnan(found).argmax())
-            )
+            gaps = [] if found is None else np.isnan(found).nonzero()[0].tolist()
+            row = [*texts, *gaps, 0][0]
             raise CommandError(
                 f"expected probabilities in line {table.lines[row]} of {path} (got "
                 f"{texts.get(row, 'none')[:60]} in column {table.name(i)})"

@@ -46,11 +46,12 @@ def read_csv(path: Path, label_name: str | None) -> AuditData:
         )
     names = [i for i in _names(table.header) if i != label]
     used = [i for i in range(len(table.header)) if i not in (label, *names)]
-    columns = {i: table.numbers(i) for i in used}
-    numeric = [i for i, values in columns.items() if values is not None]
+    read = {i: table.numbers(i) for i in used}
+    columns = {i: values for i, values in read.items() if values is not None}
+    numeric = [*columns]
     if not numeric:
         raise CommandError(f"no column of {path} holds numbers, so nothing is alike")
-    values = np.column_stack([columns[i] for i in numeric])
+    values = np.column_stack([*columns.values()])
     features = [table.name(i) for i in numeric]
     check_finite(
         values, lambda row, col: f"line {table.lines[row]}, column {features[col]}"
