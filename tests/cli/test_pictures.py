@@ -162,7 +162,7 @@ def test_files_that_are_no_images_are_counted_and_named(tmp_path, weights, capsy
     for i, name in enumerate(["cat/a.png", "cat/b.jfif", "dog/c.jpe", "dog/d.png"]):
         save(root / name, seed=i)
     save(root / "__background__" / "e.png")
-    for name in ("cat/f.heic", "cat/g.heic", "dog/h.txt", "dog/Thumbs.db"):
+    for name in ("cat/f.heic", "cat/g.heic", "dog/h", "dog/h.txt", "dog/Thumbs.db"):
         (root / name).write_bytes(b"none")
     (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
     (root / "dog" / "self").symlink_to(".", target_is_directory=True)
@@ -173,7 +173,7 @@ def test_files_that_are_no_images_are_counted_and_named(tmp_path, weights, capsy
     assert "4 samples in 2 classes" in output
     assert (
         "3 files passed over, for their names do not end as those of images do: .heic "
-        "(2), .txt (1), such as cat/f.heic" in output
+        "(2), without an ending (1), such as cat/f.heic" in output
     )
     assert "__background__ (1)" in output
     page = (out / "index.html").read_text(encoding="utf-8")
