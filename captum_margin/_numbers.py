@@ -145,6 +145,7 @@ def check_span(
     metric: str = "euclidean",
     *,
     single: bool = False,
+    most: float = _DOUBLE,
     name: str = "features",
 ) -> None:
     """Raises where distances of the samples would be none but rounding.
@@ -158,6 +159,8 @@ def check_span(
             matter. Default: ``"euclidean"``.
         single (bool, optional): Whether the distances are in single precision.
             Default: False.
+        most (float, optional): What the largest number must be below, and the inverse
+            of what it must be above, in double precision. Default: 2**500.
         name (str, optional): What they are, for the message. Default: ``"features"``.
 
     Raises:
@@ -171,7 +174,7 @@ def check_span(
     size = np.maximum(np.abs(low), np.abs(high))
     if size.size == 0 or not np.isfinite(size).all() or not size.any():
         return
-    largest, bound = float(size.max()), _SINGLE if single else _DOUBLE
+    largest, bound = float(size.max()), _SINGLE if single else most
     if metric != "cosine" and not 1 / bound < largest < bound:
         raise ValueError(
             f"expected finite {name} of squares that neither overflow nor vanish (got "

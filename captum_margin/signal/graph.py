@@ -149,6 +149,7 @@ def graph_from_neighbors(
     is_neighbor = (indices != -1) & (indices != own)
     node, slot = is_neighbor.nonzero(as_tuple=True)
     neighbor, length = indices[node, slot], distances[node, slot]
+    length = length if length.is_mps else length.double()  # squares need room
     square = length.square().copysign(length)  # to be refused if it is negative
     check_graph(torch.stack([node, neighbor]), square, len(indices))
     return _union(node, neighbor.long(), square, distances, weight, bandwidth)
