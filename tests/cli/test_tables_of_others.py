@@ -6,6 +6,8 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from captum_margin.cli import main
 from captum_margin.cli.audit.probabilities import read_probabilities
@@ -308,3 +310,35 @@ def test_flags_are_numbers_in_every_type_of_file(tmp_path):
     expected = LabelNoise.from_features(frame, labels).self_influence()
     scores = LabelNoise.from_features(found.features, found.labels).self_influence()
     assert torch.equal(scores, expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_table_is_read_right_or_refused(data, tmp_path_factory):
+    draw = data.draw
+    n, f = draw(st.integers(2, 6)), draw(st.integers(1, 4))
+    number = st.integers(-(10**7), 10**7).map(lambda i: i / 10**4)
+    values = [[draw(number) for _ in range(f)] for _ in range(n)]
+    labels = [draw(st.sampled_from(["a b", "ö;x", "c,d", "#e"])) for _ in range(n)]
+    delimiter = draw(st.sampled_from(",;\t"))
+    commas, end = draw(st.booleans()), draw(st.booleans())
+    gap = draw(st.sampled_from([None, None, "", "NA", "x"]))
+    cells = [[str(x).replace(".", "," if commas else ".") for x in v] for v in values]
+    if gap is not None:
+        cells[draw(st.integers(0, n - 1))][draw(st.integers(0, f - 1))] = gap
+    lines = [[y, *row] for y, row in zip(labels, cells, strict=True)]
+    lines.insert(0, ["label", *(f"x{i}" for i in range(f))])
+    lines = [[*line, ""] if end else line for line in lines]
+    path = tmp_path_factory.mktemp("table") / "data.csv"
+    path.write_text(text(lines, delimiter), encoding="utf-8")
+    try:
+        found = read_csv(path, None)
+    except CommandError as error:
+        # Thousands and fractions cannot be told apart, or a cell is no number.
+        ambiguous = "commas" in str(error) and commas
+        assert ambiguous or gap is not None
+        return
+    kept = [int(name[1:]) for name in found.record["columns"]]
+    assert len(kept) == f or gap is not None
+    assert found.features.tolist() == [[row[i] for i in kept] for row in values]
+    assert [found.classes[c] for c in found.labels] == labels

@@ -367,9 +367,8 @@ def _take_first(table: Table, line: int, points: bool) -> None:
 
 def as_number(cell: str) -> float | None:
     """The number in a cell, or None; one that is missing is none."""
-    if "_" in cell or cell.strip().lower() in MISSING:
-        return None
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
         return None
+    return None if number != number or "_" in cell else number
