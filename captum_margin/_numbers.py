@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_numbers", "bounded_rows", "check_span", "is_missing"]
+__all__ = ["as_numbers", "as_real", "bounded_rows", "check_span", "is_missing"]
 
 # Squares of larger or smaller numbers leave double precision, or single.
 _DOUBLE, _SINGLE = 2.0**500, 2.0**60
@@ -70,10 +70,36 @@ def as_numbers(values: Any, name: str) -> NDArray[Any]:
     return array
 
 
+def as_real(values: Tensor, name: str) -> Tensor:
+    """A dense tensor of real numbers of a type that torch computes with, detached.
+
+    Raises:
+        TypeError: If it is complex, sparse, quantised, or without data.
+    """
+    if values.is_complex() or values.is_quantized:
+        raise TypeError(f"expected real numbers as {name} (got {values.dtype})")
+    if values.is_meta or values.layout != torch.strided:
+        what = "meta" if values.is_meta else values.layout
+        raise TypeError(
+            f"expected a dense tensor with data as {name} (got {what}); call "
+            ".to_dense()"
+        )
+    wide = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+    if values.dtype == torch.uint64:  # as far as there are integers
+        fits = values.numel() == 0 or bool((values.view(torch.int64) >= 0).all())
+        return values.detach().to(torch.int64 if fits else torch.float64)
+    return values.detach().to(wide.get(values.dtype, values.dtype))
+
+
 def _of_objects(
     array: NDArray[Any], columns: Any, name: str
 ) -> NDArray[np.float64 | np.int64]:
     """Numbers of several types, such as whole ones beside fractions, as one type."""
+    if array.ndim == 0:
+        raise TypeError(
+            f"expected numbers as {name} (got {type(array.item()).__name__}); pass an "
+            "array, a tensor, a table or lists"
+        )
     flat = array.ravel().tolist()
     for place, value in enumerate(flat):
         if isinstance(value, numbers.Real | np.bool_) or is_missing(value):
@@ -119,6 +145,7 @@ def check_span(
     metric: str = "euclidean",
     *,
     single: bool = False,
+    most: float = _DOUBLE,
     name: str = "features",
 ) -> None:
     """Raises where distances of the samples would be none but rounding.
@@ -132,6 +159,8 @@ def check_span(
             matter. Default: ``"euclidean"``.
         single (bool, optional): Whether the distances are in single precision.
             Default: False.
+        most (float, optional): What the largest number must be below, and the inverse
+            of what it must be above, in double precision. Default: 2**500.
         name (str, optional): What they are, for the message. Default: ``"features"``.
 
     Raises:
@@ -145,7 +174,7 @@ def check_span(
     size = np.maximum(np.abs(low), np.abs(high))
     if size.size == 0 or not np.isfinite(size).all() or not size.any():
         return
-    largest, bound = float(size.max()), _SINGLE if single else _DOUBLE
+    largest, bound = float(size.max()), _SINGLE if single else most
     if metric != "cosine" and not 1 / bound < largest < bound:
         raise ValueError(
             f"expected finite {name} of squares that neither overflow nor vanish (got "

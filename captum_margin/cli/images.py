@@ -22,7 +22,11 @@ SUFFIXES = (
 """How the names of images end, in small or capital letters."""
 
 _DEEP = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # PIL's modes
-_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # which nobody put there
+# What lies beside images and nobody takes for one.
+_BESIDE = (
+    ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".rst", ".tsv", ".txt",
+    ".xml", ".yaml", ".yml",
+)  # fmt: skip
 _N_KINDS = 5  # kinds of files that are named
 
 
@@ -84,9 +88,9 @@ def eight_bits(image: Any, form: str | None) -> Any:
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     least, greatest = float(values.min()), float(values.max())
-    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    whites: tuple[float, ...] = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     if image.mode.startswith("I;16") or form in ("PNG", "PPM"):
-        whites = (65535.0,)
+        whites = (65535,)
     low, white = least, max(greatest, least + 1)
     if least >= 0 and greatest <= whites[-1]:
         low, white = 0.0, next(w for w in whites if greatest <= w)
@@ -182,6 +186,8 @@ def is_image(name: str) -> bool:
 def passed_over(root: Path, *, but: Path | None = None) -> list[str]:
     """What the user should know of files that are taken for no images.
 
+    Hidden ones and texts (.txt, .csv, .json, ...) are not mentioned.
+
     Args:
         root (Path): The folder.
         but (Path, optional): A folder below it that is left out. Default: None.
@@ -199,7 +205,8 @@ def passed_over(root: Path, *, but: Path | None = None) -> list[str]:
             if not is_hidden(name) and (parent / name).resolve() != left_out
         ]
         for name in names:
-            if is_image(name) or name in _OF_SYSTEMS or not (parent / name).is_file():
+            beside = name.startswith(".") or name.lower().endswith(_BESIDE)
+            if beside or is_image(name) or not (parent / name).is_file():
                 continue
             kinds[Path(name).suffix.lower() or "without an ending"] += 1
             first = first or (parent / name).relative_to(root).as_posix()

@@ -88,7 +88,11 @@ def _columns(pred_probs: Any, classes: tuple[Any, ...]) -> Tensor:
     names = getattr(pred_probs, "columns", None)
     if names is not None and set(names) == set(classes) and len(names) == len(classes):
         pred_probs = pred_probs[list(classes)]
-    array = as_numbers(pred_probs, "pred_probs")
+    try:
+        array = as_numbers(pred_probs, "pred_probs")
+    except TypeError:
+        kind = np.asarray(pred_probs).dtype
+        raise TypeError(f"expected numbers as pred_probs (got {kind})") from None
     return torch.from_numpy(array.astype(np.float64))
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
 from torch import Tensor
 
-from captum_margin._numbers import as_numbers
+from captum_margin._numbers import as_numbers, as_real
 from captum_margin.signal import Graph, as_undirected
 from captum_margin.signal._labels import ClassNames, as_labels
 from captum_margin.signal._sparse_rows import SparseRows
@@ -53,7 +54,12 @@ def as_features(features: Any) -> Tensor:
         ValueError: If one is missing, or rows are of different lengths.
     """
     if isinstance(features, Tensor):
-        return _tensor_of_features(features)
+        if features.layout == torch.strided or features.dim() != 2:
+            return as_real(features, "features")
+        coo = features.detach().to_sparse_coo().cpu().coalesce()
+        values = as_real(coo.values(), "features").numpy()
+        matrix = coo_matrix((values, coo.indices().numpy()), tuple(coo.shape))
+        return cast(Tensor, SparseRows(matrix))
     if isinstance(features, SparseRows):
         return cast(Tensor, features)
     if hasattr(features, "toarray"):  # SciPy sparse
@@ -68,27 +74,11 @@ def as_features(features: Any) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _tensor_of_features(features: Tensor) -> Tensor:
-    """A dense real tensor, of a dtype that is reckoned with everywhere."""
-    if features.is_complex() or features.layout != torch.strided:
-        kind = features.dtype if features.is_complex() else features.layout
-        raise TypeError(
-            f"expected features as a dense real tensor (got {kind}); take the real and "
-            "imaginary parts as columns, .to_dense(), or a SciPy matrix"
-        )
-    features = features.detach()
-    if features.dtype in (torch.float16, torch.bfloat16):
-        return features.float()  # whose weights of edges would be as coarse
-    if features.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        return features.to(torch.int64)
-    return features
-
-
 def as_function(signal: Tensor, n: int) -> Tensor:
     """A function on n samples, floating and without a gradient.
 
     Raises:
-        ValueError: If its shape does not fit.
+        ValueError: If its shape does not fit, or its squares overflow or vanish.
     """
     if signal.dim() not in (1, 2) or signal.size(0) != n:
         raise ValueError(
@@ -96,8 +86,23 @@ def as_function(signal: Tensor, n: int) -> Tensor:
             f"(got {tuple(signal.shape)}); one row per sample"
         )
     if signal.is_floating_point():
+        _check_squares(signal.detach())
         return signal.detach()
     return signal.to(torch.get_default_dtype())
+
+
+def _check_squares(signal: Tensor) -> None:
+    """Raises if what scores are, squares of parts of a function, has no room."""
+    if signal.element_size() < 4:
+        return
+    largest = float(signal.abs().max()) if signal.numel() else 0.0
+    range_ = torch.finfo(signal.dtype)
+    least, most = range_.tiny**0.5, range_.max**0.5 / max(signal.numel(), 1)
+    if largest and largest < torch.inf and not least < largest < most:
+        raise ValueError(
+            "expected a function of squares that neither overflow nor vanish (got "
+            f"{largest:.3g} as its largest value); divide it by {largest:.1g} first"
+        )
 
 
 def as_graph(graph: Any, num_nodes: int | None, bandwidth: float | None) -> Graph:

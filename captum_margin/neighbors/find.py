@@ -36,6 +36,9 @@ _UNKNOWN = (
 )
 
 
+_LONGEST = 2.0**100  # distances are returned in single precision
+
+
 def find_neighbors(
     X: Any,
     k: int,
@@ -86,7 +89,7 @@ def find_neighbors(
     rows = Rows(X, metric)
     check_search(rows, k)
     exact = is_exact(len(rows), rows.sparse, backend)
-    check_span(rows.data, metric, single=not exact)
+    check_span(rows.data, metric, single=not exact, most=_LONGEST)
     search = _search(rows, backend, metric, recall, seed, show_progress)
     name = getattr(search, "name", type(search).__name__)
     indices, distances = _checked(search, X, k, len(rows))

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_margin._numbers import as_numbers, bounded_rows
+from captum_margin._numbers import as_numbers, as_real, bounded_rows
 
 __all__ = ["Metric", "Rows", "check_search", "pair_distances"]
 
 Metric = Literal["euclidean", "cosine"]
+
+_DOUBLE_BYTES = 8  # torch has no longer numbers
 
 # Rows read at once: 32 MiB of 128 features.
 BLOCK_ROWS = 2**16
@@ -49,8 +51,8 @@ class Rows:
         if self.sparse:
             data = data.tocsr()
         elif isinstance(data, Tensor):
-            data = data.detach()
-        elif not isinstance(data, np.memmap):
+            data = as_real(data, "features")
+        elif not _is_plain(data):
             data = as_numbers(data, "features")
         if isinstance(data, Tensor):
             real = not data.is_complex()
@@ -120,6 +122,12 @@ class Rows:
         if self.metric == "cosine":
             points = points / square.where(square > 0, 1).sqrt()[:, None]
         return points
+
+
+def _is_plain(data: Any) -> bool:
+    """Whether blocks of an array can be read as it is, without a copy of the whole."""
+    kinds = type(data) in (np.ndarray, np.memmap) and data.dtype.kind in "biuf"
+    return kinds and data.dtype.isnative and data.dtype.itemsize <= _DOUBLE_BYTES
 
 
 def check_search(rows: Rows, k: int) -> int:

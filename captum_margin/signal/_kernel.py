@@ -32,9 +32,9 @@ def as_features(x: Tensor, name: str = "features") -> Tensor:
             f"expected {name} of shape (N, F) with N, F >= 1 (got {tuple(x.shape)}); "
             "flatten each sample to one row"
         )
+    check_span(x, name=name)
     if not is_sparse:
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        check_span(x, name=name)
         x = x.detach().to(torch.promote_types(dtype, torch.float32))
         largest = float(x.abs().amax())
         if largest and not _SMALL < largest < 1 / _SMALL and not x.is_mps:

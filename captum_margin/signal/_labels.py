@@ -72,6 +72,10 @@ def as_labels(
 def _as_array(labels: Any) -> NDArray[Any]:
     """An array of what was given; of lists none is made another type than it is."""
     if isinstance(labels, Tensor):
+        if labels.layout != torch.strided:
+            labels = labels.to_dense()
+        if labels.is_meta:
+            raise TypeError("expected labels with data (got a meta tensor)")
         labels = labels.detach().cpu()
         if labels.layout != torch.strided:
             raise TypeError(

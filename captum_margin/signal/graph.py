@@ -149,6 +149,7 @@ def graph_from_neighbors(
     is_neighbor = (indices != -1) & (indices != own)
     node, slot = is_neighbor.nonzero(as_tuple=True)
     neighbor, length = indices[node, slot], distances[node, slot]
+    length = length if length.is_mps else length.double()  # squares need room
     square = length.square().copysign(length)  # to be refused if it is negative
     check_graph(torch.stack([node, neighbor]), square, len(indices))
     return _union(node, neighbor.long(), square, distances, weight, bandwidth)
@@ -337,6 +338,14 @@ def check_weights(edge_weight: Tensor, *, signed: bool = False) -> bool:
             f"expected non-negative edge weights (got {low:g}); a similarity must not "
             "be negative: clamp or shift it first"
         )
+    dtype = edge_weight.dtype
+    if dtype in (torch.float32, torch.float64):  # sums of others are in single
+        largest = max(abs(low), abs(high))
+        if largest > torch.finfo(dtype).max / edge_weight.numel():
+            raise ValueError(
+                f"expected edge weights of finite sums (got weights of up to "
+                f"{largest:.3g}); divide them by {largest:.1g} first"
+            )
     return low == high
 
 

@@ -162,8 +162,10 @@ def test_files_that_are_no_images_are_counted_and_named(tmp_path, weights, capsy
     for i, name in enumerate(["cat/a.png", "cat/b.jfif", "dog/c.jpe", "dog/d.png"]):
         save(root / name, seed=i)
     save(root / "__background__" / "e.png")
-    for name in ("cat/f.heic", "cat/g.heic", "dog/h.txt", "dog/Thumbs.db"):
+    for name in ("cat/f.heic", "cat/g.heic", "dog/h", "dog/h.txt", "dog/Thumbs.db"):
         (root / name).write_bytes(b"none")
+    (root / "bird").mkdir()
+    (root / "bird" / "i.cr2").write_bytes(b"none")
     (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
     (root / "dog" / "self").symlink_to(".", target_is_directory=True)
     options = ["--weights", weights, "--model", "squeezenet1_1"]
@@ -172,12 +174,13 @@ def test_files_that_are_no_images_are_counted_and_named(tmp_path, weights, capsy
     assert (status, error) == (0, "")
     assert "4 samples in 2 classes" in output
     assert (
-        "3 files passed over, for their names do not end as those of images do: .heic "
-        "(2), .txt (1), such as cat/f.heic" in output
+        "4 files passed over, for their names do not end as those of images do: .heic "
+        "(2), .cr2 (1), without an ending (1), such as bird/i.cr2" in output
     )
     assert "__background__ (1)" in output
+    assert "1 folder holds no images, so no class: bird" in output
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "3 files passed over" in page and "__background__" in page
+    assert "4 files passed over" in page and "__background__" in page
 
 
 def test_a_folder_of_other_files_says_which(tmp_path, capsys):

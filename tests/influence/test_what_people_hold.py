@@ -13,7 +13,7 @@ from captum_margin.influence import (
 )
 from captum_margin.neighbors import find_neighbors
 from captum_margin.scale import build_shards, label_noise
-from captum_margin.signal import kernel_density, knn_graph
+from captum_margin.signal import Graph, kernel_density, knn_graph
 from tests.influence.test_scores import blobs
 
 NAN = float("nan")
@@ -272,3 +272,56 @@ def test_a_table_with_text_or_gaps_says_where():
             find_neighbors(gap, 5)
     with pytest.raises(ValueError, match="one length"):
         LabelNoise.from_features([[1.0, 2.0], [1.0]], [0, 1])
+
+
+def test_tensors_of_any_layout_and_type_are_their_numbers():
+    x, labels = data()
+    whole = (100 * x).abs().round()
+    expected = LabelNoise.from_features(whole, labels).self_influence()
+    for given in (
+        whole.to(torch.uint16),
+        whole.to(torch.uint32),
+        whole.to(torch.uint64),
+        whole.to(torch.int16),
+        whole.clone().requires_grad_(),
+    ):
+        scores = LabelNoise.from_features(given, labels).self_influence()
+        torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-6)
+        found = find_neighbors(given, 5)
+        assert torch.equal(found.indices, find_neighbors(whole, 5).indices)
+    for given in (whole.to_sparse(), whole.to_sparse_csr(), whole.to_sparse_csc()):
+        scores = LabelNoise.from_features(given, labels).self_influence()
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+    for wrong, words in (
+        (whole.to(torch.complex64), "real numbers as features"),
+        (whole.to("meta"), "with data as features"),
+        (None, "numbers as features .got NoneType"),
+        ({"a": whole}, "numbers as features .got dict"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            LabelNoise.from_features(wrong, labels)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_functions_whose_squares_have_no_room_are_refused(factor):
+    x, labels = data()
+    noise = LabelNoise.from_features(x, labels, function=x[:, 0] * factor)
+    with pytest.raises(ValueError, match="function of squares that neither"):
+        noise.result()
+    scale = 2.0**300 if factor > 1 else 2.0**-300
+    plain, scaled = (
+        LabelNoise.from_features(x, labels, function=x[:, 0] * s).self_influence()
+        for s in (1, scale)
+    )
+    assert torch.equal(scaled / scale**2, plain)
+
+
+def test_weights_whose_sums_overflow_are_refused():
+    x, labels = data()
+    edges, weights = knn_graph(x, 5)
+    weights = weights.double()
+    plain = LabelNoise.from_graph(Graph(edges, weights, len(x)), labels)
+    large = LabelNoise.from_graph(Graph(edges, weights * 2.0**900, len(x)), labels)
+    assert torch.equal(large.self_influence(), plain.self_influence())
+    with pytest.raises(ValueError, match="weights of finite sums"):
+        LabelNoise.from_graph(Graph(edges, weights * 1e308, len(x)), labels)

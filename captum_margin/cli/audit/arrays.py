@@ -50,6 +50,8 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
         )
     # Large whole numbers and double precision keep their digits until they are scaled.
     kind = np.result_type(used.dtype, np.float32)
+    if kind.itemsize > np.dtype(np.float64).itemsize:
+        kind = np.dtype(np.float64)  # torch has no more
     values = used.reshape(len(used), -1).astype(kind, copy=False)
     check_finite(values, lambda row, _: f"sample {row}")
     names = arrays.names

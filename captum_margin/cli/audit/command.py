@@ -59,9 +59,12 @@ DATA is one of
              features.npz, which can be audited in turn. If all folders in it are
              splits (train, training, val, valid, validation, dev, test, testing) and
              hold the folders of the classes, it is read so, and all splits together
-             are looked through. Folders whose names begin with . or __ are left out.
-  a .csv     with a header. Columns of numbers are the features; the column label holds
-             the labels; id or name names the samples.
+             are looked through. Folders whose names begin with . or __ are left out,
+             and files that are no images by their names; both are counted and named.
+  a .csv     with tabs, semicolons or commas. Columns of numbers are the features, with
+             points or decimal commas; the column label holds the labels; id or name
+             names the samples. Without a header columns are called column 1, column 2,
+             ... What is left out (text, comments, empty columns) is said.
   a .npz     with arrays features (N, ...) or images (N, H, W) or (N, H, W, C), and
              perhaps labels (N,), names (N,) and splits (N,). Images are shown; their
              pixels are the features if there are no others.

@@ -33,7 +33,7 @@ from captum_margin.influence._extraction import as_module, extract
 
 _UNREADABLE = -1
 _MAX_WORKERS = 8
-_N_HIDDEN = 5  # hidden folders that are named
+_N_NAMED = 5  # folders left out that are named
 
 _Value = TypeVar("_Value")
 
@@ -93,6 +93,7 @@ def find_images(root: Path) -> FoundImages:
             f"one class only ({as_text(labels[0])}), so no question about labels; "
             "give the folder that holds the folders of the classes"
         )
+    notes += _empty_notes(root, found, depth)
     loose = [path for path in found if len(path.parts) <= depth + 1]
     if loose:
         notes.append(
@@ -100,6 +101,24 @@ def find_images(root: Path) -> FoundImages:
             + as_text(loose[0].as_posix())
         )
     return FoundImages(root, [root / path for path in in_class], labels, splits, notes)
+
+
+def _empty_notes(root: Path, found: list[Path], depth: int) -> list[str]:
+    """A line on the folders, where those of classes are, that hold no image."""
+    full = {Path(*path.parts[: depth + 1]) for path in found}
+    empty = []
+    for parent, folders, _ in walk(root):
+        inner = parent.relative_to(root)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if len(inner.parts) == depth:
+            empty += [inner / name for name in folders if inner / name not in full]
+            folders.clear()
+    if not empty:
+        return []
+    listed = ", ".join(as_text(path.as_posix()) for path in empty[:_N_NAMED])
+    more = ", ..." if len(empty) > _N_NAMED else ""
+    verb = "folder holds" if len(empty) == 1 else "folders hold"
+    return [f"{len(empty):,} {verb} no images, so no class: {listed}{more}"]
 
 
 def _walk(root: Path) -> tuple[list[Path], dict[str, int]]:
@@ -122,7 +141,7 @@ def _hidden_notes(hidden: dict[str, int]) -> list[str]:
     """A line on the hidden folders that hold images."""
     if not hidden:
         return []
-    first = list(hidden.items())[:_N_HIDDEN]
+    first = list(hidden.items())[:_N_NAMED]
     listed = ", ".join(f"{name} ({count:,})" for name, count in first)
     more = f" and {len(hidden) - len(first):,} more" if len(hidden) > len(first) else ""
     return [
