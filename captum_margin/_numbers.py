@@ -85,6 +85,8 @@ def as_real(values: Tensor, name: str) -> Tensor:
             ".to_dense()"
         )
     wide = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+    # Weights of edges have the dtype of the features: two digits would move scores.
+    wide[torch.bfloat16] = torch.float32
     if values.dtype == torch.uint64:  # as far as there are integers
         fits = values.numel() == 0 or bool((values.view(torch.int64) >= 0).all())
         return values.detach().to(torch.int64 if fits else torch.float64)
