@@ -7,7 +7,6 @@ them passes through here, so that such a move breaks one file and one test.
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,13 +35,13 @@ from torch import Tensor, nn
 from captum_margin._model.failures import refusals_explained
 from captum_margin._model.gradients import gradients_explained
 from captum_margin._model.hooks import eager
+from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.precision import models_precision
 
 __all__ = [
     "BaselineType",
     "TargetType",
     "TensorOrTupleOfTensorsGeneric",
-    "are_probabilities",
     "check_output",
     "format_inputs",
     "format_output",
@@ -139,11 +138,6 @@ def check_output(output: object) -> None:
             "expected finite model outputs (got NaN or infinity); check the model "
             "and the scale of its inputs"
         )
-
-
-def are_probabilities(scores: Tensor) -> bool:
-    """Whether rows (B, C) look like the output of a softmax."""
-    return bool((scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3)
 
 
 def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
@@ -267,6 +261,7 @@ def target_scores(
     additional_forward_args: object = None,
     *,
     softmax: bool = True,
+    watch: SoftmaxWatch | None = None,
 ) -> Tensor:
     """Scores of the target, one per row of ``inputs``.
 
@@ -282,6 +277,7 @@ def target_scores(
         softmax (bool): Whether a two-dimensional output of more than one column is
             taken as logits and turned into probabilities. Other outputs are used as
             they are. Default: True
+        watch (SoftmaxWatch, optional): Told of what gets a softmax. Default: None
 
     Returns:
         Tensor: Scores of shape (n,).
@@ -292,12 +288,8 @@ def target_scores(
     """
     output = target_outputs(forward_func, inputs, additional_forward_args)
     if softmax and output.dim() == 2 and output.shape[1] > 1:
-        if are_probabilities(output):
-            warnings.warn(
-                "the model's outputs are probabilities already: pass softmax=False, "
-                "or return logits, so that the softmax is not applied twice",
-                stacklevel=2,
-            )
+        if watch is not None:
+            watch.note(output)
         # Half precision would round away what a masked copy changes.
         dtype = torch.promote_types(output.dtype, torch.float32)
         output = output.softmax(dim=1, dtype=dtype)

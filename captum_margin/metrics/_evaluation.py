@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -163,9 +164,12 @@ def evaluate(
     )
     drop = None
     if curves.insertion[:, -1].min() >= 0:  # the images' own scores
-        drop = average_drop(
-            *given, baseline=0.0 if baseline is None else baseline, softmax=softmax
-        )
+        with warnings.catch_warnings():
+            # The curves have told it already.
+            warnings.filterwarnings("ignore", "the model's outputs", UserWarning)
+            drop = average_drop(
+                *given, baseline=0.0 if baseline is None else baseline, softmax=softmax
+            )
     region = smallest_region(
         *given,
         baseline=baseline,

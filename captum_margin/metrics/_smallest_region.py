@@ -18,12 +18,12 @@ from torch import Tensor
 from captum_margin._model.captum import TargetType, target_outputs
 from captum_margin._version import versions
 from captum_margin.metrics._images import (
+    TargetScorer,
     check_count,
     check_images,
     mean_colour,
     resolve_baseline,
     spatial_map,
-    target_scorer,
 )
 from captum_margin.metrics._ranked_masks import RankedPath, rank_pixels, step_counts
 
@@ -149,7 +149,7 @@ def smallest_region(
     path = RankedPath(
         images,
         ranking,
-        target_scorer(decide_on, target, additional_forward_args, softmax=False),
+        TargetScorer(decide_on, target, additional_forward_args, softmax=False),
         insertion_baseline=rest,
         perturbations_per_eval=perturbations_per_eval,
         progress="smallest region" if show_progress else None,

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_margin._model.captum import TargetType, select_rows, target_scores
+from captum_margin._model.outputs import SoftmaxWatch
 
 __all__ = ["Domain", "MaskedScorer"]
 
@@ -66,6 +67,7 @@ class MaskedScorer:
         self.target = target
         self.additional_forward_args = additional_forward_args
         self.softmax = softmax
+        self.watch = SoftmaxWatch()
         self.n_rows = perturbations_per_eval * inputs[0].shape[0]
 
     def unmasked(self) -> Tensor:
@@ -76,6 +78,7 @@ class MaskedScorer:
             self.target,
             self.additional_forward_args,
             softmax=self.softmax,
+            watch=self.watch,
         )
 
     def masked(
@@ -117,7 +120,12 @@ class MaskedScorer:
                 self.target, self.additional_forward_args, rows, len(self.inputs[0])
             )
             of_chunk = target_scores(
-                self.forward_func, copies, target, args, softmax=self.softmax
+                self.forward_func,
+                copies,
+                target,
+                args,
+                softmax=self.softmax,
+                watch=self.watch,
             )
             scores.append(of_chunk.clone())  # it may be a view of the buffer
             progress.update(len(rows))

@@ -211,8 +211,11 @@ class MarginSaliency(PerturbationAttribution):
                 symmetric shift of a graph of the 30 nearest (of the paper's 20 to 40)
                 by the difference of saliency, without weights. Default: False
             softmax (bool, optional): Whether outputs (B, C) of more than one column
-                are logits, so that the score is the softmax probability of the target.
-                Other outputs are used as they are. Default: True
+                are logits of one choice, so that the score is the softmax probability
+                of the target. Other outputs are used as they are. Pass False for
+                probabilities and several labels, of which a warning tells where all
+                outputs lie between 0 and 1, and for regressions and logits of several
+                labels, which cannot be told from logits of one choice. Default: True
             prior (Tensor or str, optional): A map to begin with, on images without
                 regions of their own: another method's, or a person's box, of shape
                 (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
@@ -315,6 +318,7 @@ class MarginSaliency(PerturbationAttribution):
             )
         maps = _assemble(explanations, formatted, signed)
         _warn_of_empty_maps(explanations)
+        scorer.watch.warn(stacklevel=3)
         attributions = format_output(is_tuple, maps)
         if not return_details:
             return attributions
@@ -491,8 +495,9 @@ def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
         if zero and scores.max() == scores.min():
             warnings.warn(
                 f"no masked copy of example {example} changed the score of the target: "
-                "its map is zero; see whether the baseline differs from the input and "
-                "the target is the class you mean",
+                "its map is zero; see whether the baseline differs from the input, the "
+                "target is the class you mean, and outputs that are no logits get no "
+                "softmax (softmax=False)",
                 stacklevel=2,
             )
         elif isinstance(explanation.stages[0].domain, FocusedUnions) and all(
