@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from captum._utils.common import (
-    _format_additional_forward_args,
     _format_output,
     _format_tensor_into_tuples,
     _run_forward,
@@ -33,15 +32,21 @@ from captum._utils.typing import (
 from torch import Tensor, nn
 
 from captum_margin._model.failures import refusals_explained
+from captum_margin._model.forward_args import args_of_rows, plain_args
 from captum_margin._model.gradients import gradients_explained
 from captum_margin._model.hooks import eager
 from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.precision import models_precision
+from captum_margin._model.refusals import Examples, refusal
+from captum_margin._model.segments import check_layout
 
 __all__ = [
     "BaselineType",
+    "Examples",
+    "SoftmaxWatch",
     "TargetType",
     "TensorOrTupleOfTensorsGeneric",
+    "check_layout",
     "check_output",
     "format_inputs",
     "format_output",
@@ -103,20 +108,67 @@ def target_outputs(
     forward_func: Callable[..., Tensor],
     inputs: tuple[Tensor, ...],
     additional_forward_args: object = None,
+    *,
+    of: Examples | None = None,
 ) -> Tensor:
     """Runs ``forward_func`` and refuses what cannot be scored.
+
+    Args:
+        forward_func (Callable): The model.
+        inputs (tuple[Tensor, ...]): Tensors of n rows.
+        additional_forward_args (Any, optional): As in Captum, for these rows.
+        of (Examples, optional): What they are masked copies of, which the model took.
+            Default: None
 
     Returns:
         Tensor: The model's output.
 
     Raises:
         TypeError: If the output is no tensor.
-        ValueError: If the output holds NaN or infinity.
+        ValueError: If the output holds NaN or infinity, or the model refuses what are
+            copies.
     """
+    if of is not None:
+        return _outputs_of_copies(forward_func, inputs, additional_forward_args, of)
     with models_precision(), refusals_explained(forward_func, inputs):
-        output: Tensor = _run_forward(
-            forward_func, inputs, None, additional_forward_args
-        )
+        output = _run(forward_func, inputs, additional_forward_args)
+    check_output(output)
+    return output
+
+
+def _run(forward_func: Callable[..., Tensor], inputs: Any, args: object) -> Tensor:
+    output: Tensor = _run_forward(forward_func, inputs, None, plain_args(args))
+    return output
+
+
+def _outputs_of_copies(
+    forward_func: Callable[..., Tensor],
+    copies: tuple[Tensor, ...],
+    args: Any,
+    of: Examples,
+) -> Tensor:
+    """The outputs of masked copies, and why not if there are none."""
+
+    def refused(reason: str) -> ValueError:
+        def run(inputs: object, arguments: object) -> object:
+            return _run(forward_func, inputs, arguments)
+
+        return refusal(run, copies, args, of, reason)
+
+    with models_precision():
+        try:
+            output = _run(forward_func, copies, args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            words = str(error).strip().partition("\n")[0]
+            raise refused(f"{type(error).__name__}: {words}") from error
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            if len(copies) > 1 or of.args is not None:
+                raise refused("outputs of NaN or infinity")
+        elif isinstance(output, Tensor) and output.dim() and of.args is not None:
+            if len(output) != len(of.rows):
+                raise refused(f"outputs of {len(output)} rows")
     check_output(output)
     return output
 
@@ -195,7 +247,7 @@ def layer_and_output(
             forward_func,
             inputs,
             layer,
-            additional_forward_args=additional_forward_args,
+            additional_forward_args=plain_args(additional_forward_args),
             attribute_to_layer_input=attribute_to_layer_input,
             forward_hook_with_return=True,
         )
@@ -223,7 +275,7 @@ def layer_gradients(
     """
 
     def forward() -> object:
-        return _run_forward(score_func, inputs, None, additional_forward_args)
+        return _run(score_func, inputs, additional_forward_args)
 
     explained = gradients_explained(forward, "the layer")
     with eager(), _layer_is_run(layer), explained:
@@ -231,7 +283,7 @@ def layer_gradients(
             score_func,
             layer,
             inputs,
-            additional_forward_args=additional_forward_args,
+            additional_forward_args=plain_args(additional_forward_args),
             device_ids=device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
             grad_kwargs=grad_kwargs,
@@ -262,6 +314,7 @@ def target_scores(
     *,
     softmax: bool = True,
     watch: SoftmaxWatch | None = None,
+    of: Examples | None = None,
 ) -> Tensor:
     """Scores of the target, one per row of ``inputs``.
 
@@ -278,6 +331,7 @@ def target_scores(
             taken as logits and turned into probabilities. Other outputs are used as
             they are. Default: True
         watch (SoftmaxWatch, optional): Told of what gets a softmax. Default: None
+        of (Examples, optional): As in :func:`target_outputs`. Default: None
 
     Returns:
         Tensor: Scores of shape (n,).
@@ -286,7 +340,7 @@ def target_scores(
         AssertionError: If the target does not fit the output (as in Captum), or if
             there is more than one score per row and no target.
     """
-    output = target_outputs(forward_func, inputs, additional_forward_args)
+    output = target_outputs(forward_func, inputs, additional_forward_args, of=of)
     if softmax and output.dim() == 2 and output.shape[1] > 1:
         if watch is not None:
             watch.note(output)
@@ -312,16 +366,13 @@ def select_rows(
 
     Returns:
         tuple: The target and the arguments for the n rows. As in Captum, one target
-        for all stays as it is, and tensors that hold a value per example are indexed.
+        for all stays as it is; which arguments are indexed is said at
+        :class:`captum_margin.Shared`.
+
+    Raises:
+        ValueError: As :func:`args_of_rows`.
     """
-    args = _format_additional_forward_args(additional_forward_args)
-    if args is not None:
-        args = tuple(
-            arg[rows.to(arg.device)]
-            if isinstance(arg, Tensor) and arg.dim() and len(arg) == n_examples
-            else arg
-            for arg in args
-        )
+    args = args_of_rows(additional_forward_args, rows, n_examples)
     if isinstance(target, list) and len(target) == n_examples:
         target = [target[row] for row in rows.tolist()]
     elif isinstance(target, Tensor) and target.dim() == 1 and target.numel() > 1:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_margin._model.failures import refusals_explained
+from captum_margin._model.forward_args import plain_args
 from captum_margin._model.hooks import check_hooks, eager, uncompiled
 from captum_margin._model.segments import check_layout
 
@@ -244,7 +245,7 @@ def output_shapes(
         come (of several uses the last), and the shape of the model's own output; () for
         what is no tensor.
     """
-    extra = args if isinstance(args, tuple) else () if args is None else (args,)
+    extra = plain_args(args) or ()
     names = {module: name for name, module in model.named_modules() if name}
     shapes: dict[str, tuple[int, ...]] = {}
 

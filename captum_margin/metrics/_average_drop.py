@@ -108,7 +108,8 @@ def average_drop(
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         keep (float, optional): Share of the pixels to keep, in (0, 1]: the nearest
             whole number of them, at least one. None is the soft mask. Default: None
         baseline (float or Tensor, optional): What takes the place of the rest; a tensor

@@ -123,7 +123,8 @@ def evaluate(
         attributions (Tensor): Maps of shape (B, C, H, W) or (B, 1, H, W).
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
-        additional_forward_args (Any, optional): As there. Default: None
+        additional_forward_args (Any, optional): As there; what of it goes along with
+            the examples is said at :class:`captum_margin.Shared`. Default: None
         baseline (float or Tensor, optional): What takes the place of pixels, in all
             metrics. Default: None, each metric's own
         softmax (bool, optional): Whether outputs (B, C > 1) are logits. Default: True

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_margin._model.captum import check_output, target_outputs
-from captum_margin._model.outputs import SoftmaxWatch
+from captum_margin._model.captum import SoftmaxWatch, check_output, target_outputs
 from captum_margin._version import versions
 from captum_margin.metrics._images import check_count, check_images
 from captum_margin.metrics._resized_maps import InterpolateMode, resized_map

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_margin._model.captum import (
+    Examples,
+    SoftmaxWatch,
     TargetType,
+    check_layout,
     format_inputs,
     select_rows,
     target_scores,
 )
-from captum_margin._model.outputs import SoftmaxWatch
-from captum_margin._model.segments import check_layout
 
 __all__ = [
     "Scorer",
@@ -51,17 +52,19 @@ class TargetScorer:
     ) -> None:
         self.forward_func = forward_func
         self.target = target
-        self.additional_forward_args = additional_forward_args
+        self.args = additional_forward_args
         self.softmax = softmax
         self.watch = SoftmaxWatch()
+        self.images: Tensor | None = None
 
     def __call__(self, images: Tensor, n_copies: int) -> Tensor:
         """Scores of ``n_copies`` of the batch, one after another."""
         n_examples = len(images) // n_copies
         rows = torch.arange(n_examples).repeat(n_copies)
-        target, args = select_rows(
-            self.target, self.additional_forward_args, rows, n_examples
-        )
+        target, args = select_rows(self.target, self.args, rows, n_examples)
+        # The first call shows the images themselves.
+        of = None if self.images is None else Examples((self.images,), self.args, rows)
+        self.images = images if self.images is None else self.images
         return target_scores(
             self.forward_func,
             (images,),
@@ -69,6 +72,7 @@ class TargetScorer:
             args,
             softmax=self.softmax,
             watch=self.watch,
+            of=of,
         )
 
 

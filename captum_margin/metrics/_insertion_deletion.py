@@ -105,7 +105,8 @@ def insertion_deletion(
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         insertion_baseline (float or Tensor, optional): What pixels are inserted into;
             a tensor broadcasts over the inputs in four axes. None is the image under
             :func:`gaussian_blur` (sigma 5, 11 x 11, as RISE). Default: None

@@ -88,7 +88,8 @@ def smallest_region(
             :class:`captum.attr.FeatureAblation`. None takes the class the model
             decides for where outputs are of shape (B, C > 1). Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         baseline (float or Tensor, optional): What takes the place of the rest; a
             tensor broadcasts over the inputs in four axes. None is the mean colour of
             each image, channel by channel. Default: None

@@ -225,7 +225,9 @@ class CoalitionPerturbation(PerturbationAttribution):
                 happens is noise.
             target (int, tuple, Tensor or list, optional): As in
                 :class:`captum.attr.FeatureAblation`. Default: None.
-            additional_forward_args (Any, optional): As there. Default: None.
+            additional_forward_args (Any, optional): As there; what of it goes along
+                with the examples is said at :class:`captum_margin.Shared`. Default:
+                None.
             n_steps (int, optional): Steps of Adam at most; an image is done before if
                 its loss has not fallen for 25 steps (paper: 10). Default: None, 50
                 (paper: 500).

@@ -21,6 +21,7 @@ from captum_margin._model.captum import (
 )
 from captum_margin._model.gradients import gradients_explained, no_gradient
 from captum_margin._model.outputs import SoftmaxWatch
+from captum_margin._model.refusals import Examples
 from captum_margin.attr.coalition.losses import (
     ROUNDING,
     coalition_loss,
@@ -134,7 +135,8 @@ class _Scorer:
         """L_conf (n,) of the images ``rows`` under p (n, C, H, W) and the noise."""
         images, baselines = self.images[rows], self.baselines[rows]
         perturbed = images + p * (baselines - images + self.noise[rows] * noise)
-        output, target = self._output(perturbed.to(images.dtype), rows)
+        explained = not torch.is_grad_enabled()  # else the gradient is to blame
+        output, target = self._output(perturbed.to(images.dtype), rows, explained)
         if self.options.confidence == "margin":
             if output.dim() != 2 or output.shape[1] < 2:
                 raise ValueError(
@@ -163,16 +165,20 @@ class _Scorer:
     def _all_scores(self, images: Tensor) -> tuple[Tensor, bool]:
         parts, logs = [], False
         for rows in torch.arange(len(images)).split(self.options.rows):
-            output, target = self._output(images[rows], rows)
+            copies = images is not self.images
+            output, target = self._output(images[rows], rows, copies)
             selected, logs = self._selected(output, target, len(rows))
             parts.append(selected)
         return torch.cat(parts), logs
 
-    def _output(self, images: Tensor, rows: Tensor) -> tuple[Tensor, TargetType]:
+    def _output(
+        self, images: Tensor, rows: Tensor, copies: bool
+    ) -> tuple[Tensor, TargetType]:
         count = len(self.images)
         _, args = take_rows((self.images,), self.args, rows)
         target, _ = select_rows(self.target, None, rows, count)
-        output = target_outputs(self.forward_func, (images,), args)
+        of = Examples((self.images,), self.args, rows) if copies else None
+        output = target_outputs(self.forward_func, (images,), args, of=of)
         # Half precision would round away what a small step changes.
         return output.to(torch.promote_types(output.dtype, torch.float32)), target
 

@@ -184,7 +184,9 @@ class MarginSaliency(PerturbationAttribution):
                 stands where an input is not shown, as there. Default: None, the mean
                 colour of each image, and zero for other inputs
             target (int, tuple, Tensor or list, optional): As there. Default: None
-            additional_forward_args (Any, optional): As there. Default: None
+            additional_forward_args (Any, optional): As there; what of it goes along
+                with the examples is said at :class:`captum_margin.Shared`. Default:
+                None
             feature_mask (Tensor or tuple[Tensor, ...], optional): One partition of
                 each input into features, as there; it takes the place of the built-in
                 regions, and ``segmentation_func``. Default: None; inputs that are not

@@ -167,7 +167,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 the model. Items of a data set may be (x, ..., label): the last entry
                 of two or more is not used. Loaders must not shuffle.
             additional_forward_args (Any, optional): As in Captum; a tensor of M rows
-                goes with the references. Default: None
+                goes with the references, see :class:`captum_margin.Shared`. Default:
+                None
             attribute_to_layer_input (bool, optional): Whether the layer's input is
                 explained. Default: False
             n_boundaries (int, optional): Q, at most M are used. More separate classes
