@@ -6,6 +6,7 @@ them passes through here, so that such a move breaks one file and one test.
 
 from __future__ import annotations
 
+import operator
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -207,8 +208,8 @@ def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
         f"{rows}, in a list or an integer tensor; as tuples of ints where the output "
         f"has more axes {got}"
     )
-    real = isinstance(target, Tensor) and target.is_floating_point()
-    assert not real and not isinstance(target, bool), form
+    target = _whole_target(target)
+    assert target is not NotImplemented, form
     try:
         selected: Tensor = _select_targets(output, target)
     except AssertionError:
@@ -222,6 +223,25 @@ def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
         "forward_func score every example of a batch by itself."
     )
     return selected.reshape(rows)
+
+
+def _whole_target(target: Any) -> Any:
+    """A target of Captum's in its own types; NotImplemented if it has other numbers."""
+    if isinstance(target, Tensor):
+        other = target.is_floating_point() or target.is_complex()
+        return NotImplemented if other or target.dtype == torch.bool else target.long()
+    if isinstance(target, list):
+        whole = [_whole_target(value) for value in target]
+        whole = [
+            v.item() if isinstance(v, Tensor) and v.dim() == 0 else v for v in whole
+        ]
+        return NotImplemented if any(v is NotImplemented for v in whole) else whole
+    if target is None or isinstance(target, tuple):
+        return target
+    try:
+        return NotImplemented if isinstance(target, bool) else operator.index(target)
+    except TypeError:
+        return NotImplemented
 
 
 def layer_and_output(

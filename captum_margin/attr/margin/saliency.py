@@ -34,6 +34,7 @@ from captum_margin._model.segments import (
     is_image,
     slic_segments,
 )
+from captum_margin._model.whole_numbers import whole_number
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
@@ -279,7 +280,16 @@ class MarginSaliency(PerturbationAttribution):
         """
         if paper:
             domain, signed, sided = "regions", False, "both"
-        _check_options(domain, sided, n_evaluations, perturbations_per_eval)
+        _check_options(domain, sided)
+        n_evaluations = whole_number(n_evaluations, "n_evaluations", MIN_EVALUATIONS)
+        perturbations_per_eval = whole_number(
+            perturbations_per_eval, "perturbations_per_eval"
+        )
+        assert perturbations_per_eval >= 1, (
+            "expected perturbations_per_eval of at least 1 (got "
+            f"{perturbations_per_eval})"
+        )
+        seed = whole_number(seed, "seed")
         check_prior(prior)
         is_tuple = isinstance(inputs, tuple)
         formatted = format_inputs(inputs)
@@ -390,21 +400,11 @@ def _takes_steps_first(forward_func: object) -> bool:
     ) and not any(isinstance(layer, nn.Conv1d) for layer in layers)
 
 
-def _check_options(
-    domain: str, sided: str, n_evaluations: int, perturbations_per_eval: int
-) -> None:
+def _check_options(domain: str, sided: str) -> None:
     if domain not in ("unions", "regions"):
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if not isinstance(n_evaluations, int) or n_evaluations < MIN_EVALUATIONS:
-        raise ValueError(
-            f"expected n_evaluations, a whole number of at least {MIN_EVALUATIONS} "
-            f"(got {n_evaluations}); 200 is a good small budget"
-        )
-    assert perturbations_per_eval >= 1, (
-        f"expected perturbations_per_eval of at least 1 (got {perturbations_per_eval})"
-    )
 
 
 def _segmented(
