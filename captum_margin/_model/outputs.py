@@ -10,6 +10,8 @@ __all__ = ["SoftmaxWatch", "are_probabilities"]
 
 #: Logits of few rows and classes may all lie between 0 and 1 by chance.
 _MIN_VALUES = 32
+#: Sigmoids are never 0; small logits behind a rectifier (SqueezeNet's) often are.
+_MOST_ZEROS = 0.05
 
 
 def are_probabilities(scores: Tensor) -> bool:
@@ -22,12 +24,13 @@ class SoftmaxWatch:
 
     Probabilities are told by their sums, and the outputs of sigmoids (several labels,
     shares) by their range: all values of a run, masked copies included, lie between 0
-    and 1. Nothing can be told of others: two regressions of any range, or one logit for
-    each of several labels, look like logits of one choice.
+    and 1, and few are 0. Nothing can be told of others: two regressions of any range,
+    or one logit for each of several labels, look like logits of one choice.
     """
 
     def __init__(self) -> None:
         self._n_values = 0
+        self._n_zeros = 0
         self._within = True
         self._sum_to_one = True
 
@@ -35,6 +38,7 @@ class SoftmaxWatch:
         """Takes in rows of outputs, (n, C)."""
         self._n_values += output.numel()
         if self._within:
+            self._n_zeros += int((output == 0).sum())
             self._within = bool((output >= 0).all() and (output <= 1).all())
         if self._sum_to_one:
             self._sum_to_one = are_probabilities(output)
@@ -49,7 +53,9 @@ class SoftmaxWatch:
                 "or return logits, so that the softmax is not applied twice",
                 stacklevel=stacklevel + 1,
             )
-        elif self._within and self._n_values >= _MIN_VALUES:
+            return
+        rectified = self._n_zeros > _MOST_ZEROS * self._n_values
+        if self._within and not rectified and self._n_values >= _MIN_VALUES:
             warnings.warn(
                 "the model's outputs all lie between 0 and 1 and do not sum to 1, as "
                 "of sigmoids for several labels, and get a softmax as if they were "

@@ -44,7 +44,7 @@ ENTRIES = {
         m, n_evaluations=60, perturbations_per_eval=1, **o
     ),
     "coalition": lambda m, **o: CoalitionPerturbation(m).attribute(
-        image(), 0.0, 0, feature_mask=models.tiles(32, 32, 8), **o
+        image(), 0.05, 0, feature_mask=models.tiles(32, 32, 8), **o
     ),
     "curves": lambda m, **o: insertion_deletion(m, image(), image(), 0, **o),
     "drop": lambda m, **o: average_drop(
@@ -97,6 +97,14 @@ def test_few_values_between_0_and_1_are_chance():
     with pytest.warns(UserWarning, match=SIGMOIDS):
         watch.warn()
     watch.note(torch.tensor([[0.7, 1.1]]))  # one value beyond will do
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.warn()
+
+
+def test_small_logits_behind_a_rectifier_do_not_warn():
+    watch = SoftmaxWatch()
+    watch.note((0.3 * torch.linspace(-1, 3, 400).view(100, 4)).relu())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         watch.warn()
