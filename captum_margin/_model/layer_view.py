@@ -17,6 +17,7 @@ from captum_margin._model.captum import (
     select_targets,
     target_outputs,
 )
+from captum_margin._model.forward_args import plain_args
 from captum_margin._model.hooks import check_hooks, eager, layer_name
 
 __all__ = ["LayerView", "class_scores", "margins", "own_scores", "target_classes"]
@@ -232,10 +233,9 @@ class LayerView:
         with torch.inference_mode(False):
             classes = _outside_inference(classes)
             inputs = tuple(map(_outside_inference, inputs))
-            if isinstance(args, tuple):
+            args = plain_args(args)
+            if args is not None:
                 args = tuple(map(_outside_inference, args))
-            else:
-                args = _outside_inference(args)
             gradients, values = layer_gradients(
                 score,
                 self.layer,

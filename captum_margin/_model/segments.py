@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from captum_margin._model.whole_numbers import whole_number
+
 __all__ = [
     "MIN_IMAGE_SIDE",
     "check_layout",
@@ -117,7 +119,8 @@ def slic_segments(
     """
     from skimage.segmentation import slic
 
-    scales = [n_segments] if isinstance(n_segments, int) else list(n_segments)
+    given = n_segments if isinstance(n_segments, Sequence) else [n_segments]
+    scales = [whole_number(scale, "n_segments") for scale in given]
     if image.dim() != 3:
         raise ValueError(
             f"expected an image of shape (C, H, W) (got {tuple(image.shape)}); "

@@ -10,6 +10,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 from typing_extensions import Unpack, override
 
+from captum_margin.influence._graph_data import (
+    warn_of_few_candidates,
+    with_edge_index,
+)
 from captum_margin.influence._nodes import (
     indices_of,
     not_held_out,
@@ -103,7 +107,7 @@ def select_nodes(
 
     Args:
         data (Data): With ``edge_index`` (any direction, loops and parallel edges are
-            merged), and what else there is: ``x`` (N, F), ``edge_weight``,
+            merged) or ``adj_t``, and what else there is: ``x`` (N, F), ``edge_weight``,
             ``num_nodes``, ``val_mask``, ``test_mask``, ``y``.
         budget (int): How many nodes, at least 0; with ``per_class``, of each class.
         candidates (Tensor, optional): Mask (N,) or indices of the nodes that may be
@@ -123,7 +127,7 @@ def select_nodes(
 
     Returns:
         Tensor: Node indices in the order of picking, int64, without repetition; all
-        candidates if the budget exceeds them, none if there are none.
+        candidates, with a warning, if the budget exceeds them, none if there are none.
 
     Raises:
         TypeError: If an argument is of the wrong type or an option unknown.
@@ -202,6 +206,7 @@ class ActiveLearning(MarginInfluence):
         **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
+        data = with_edge_index(data)
         samples = samples_of(data)
         assert samples.graph is not None
         self._start(samples, function, paper, None, options)
@@ -288,8 +293,11 @@ class ActiveLearning(MarginInfluence):
         done = pool[:0] if labelled is None else indices_of(labelled, graph, "labelled")
         if not per_class:
             groups = None
+        free = pool[~torch.isin(pool, done)]
+        if groups is None:
+            warn_of_few_candidates(budget, len(free))
         if self.paper:
-            pool = pool[~torch.isin(pool, done)]
+            pool = free
             return _highest(self.self_influence(), pool, budget, groups)
         return select_covering(
             self._embedding(samples),

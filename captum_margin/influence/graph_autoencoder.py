@@ -16,6 +16,7 @@ from torch_geometric.nn import GAE
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from tqdm.auto import tqdm
 
+from captum_margin.influence._graph_data import with_edge_index
 from captum_margin.signal import Graph, as_undirected, to_csr
 
 __all__ = ["embed_nodes"]
@@ -67,8 +68,8 @@ def embed_nodes(
     encoder, a random projection of the features.
 
     Args:
-        data (Data): With ``edge_index`` and, if there are any, features ``x`` of shape
-            (N, F): floating, integer or bool.
+        data (Data): With ``edge_index`` or ``adj_t`` and, if there are any, features
+            ``x`` of shape (N, F): floating, integer or bool.
         dim (int, optional): Size of an embedding. Default: 16.
         hidden (int, optional): Size of the layer before it. Default: 32.
         epochs (int, optional): Steps of Adam. Default: 200.
@@ -213,6 +214,7 @@ def _glorot(rows: int, columns: int, generator: torch.Generator) -> torch.nn.Par
 
 def _checked(data: Data) -> tuple[Graph, Tensor | None]:
     """The undirected graph, and the features as floating numbers."""
+    data = with_edge_index(data)
     if not isinstance(data, Data):
         raise TypeError(
             "expected a torch_geometric.data.Data with one type of nodes "

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_margin._model.captum import check_output, target_outputs
+from captum_margin._model.captum import SoftmaxWatch, check_output, target_outputs
 from captum_margin._version import versions
 from captum_margin.metrics._images import check_count, check_images
 from captum_margin.metrics._resized_maps import InterpolateMode, resized_map
@@ -295,6 +295,10 @@ def _scores_of(
             f"expected outputs of shape (B, classes) (got {tuple(output.shape)} for "
             f"{len(x)} images); wrap the model so that it returns one score a class"
         )
+    if softmax:
+        watch = SoftmaxWatch()
+        watch.note(output)
+        watch.warn(stacklevel=4)
     return _softmax(output, softmax)
 
 

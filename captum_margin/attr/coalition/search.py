@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 
 from captum_margin._model.captum import (
     TargetType,
-    are_probabilities,
     select_rows,
     select_targets,
     take_rows,
     target_outputs,
 )
 from captum_margin._model.gradients import gradients_explained, no_gradient
+from captum_margin._model.outputs import SoftmaxWatch
+from captum_margin._model.refusals import Examples
 from captum_margin.attr.coalition.losses import (
     ROUNDING,
     coalition_loss,
@@ -116,6 +117,7 @@ class _Scorer:
         self.images, self.baselines = images, baselines
         self.target, self.args = target, args
         self.options = options
+        self.watch = SoftmaxWatch()
         deviation = images.flatten(1).std(dim=1, unbiased=False)
         self.noise = options.noise * deviation.view(-1, 1, 1, 1)
         if options.confidence == "drop":
@@ -133,7 +135,8 @@ class _Scorer:
         """L_conf (n,) of the images ``rows`` under p (n, C, H, W) and the noise."""
         images, baselines = self.images[rows], self.baselines[rows]
         perturbed = images + p * (baselines - images + self.noise[rows] * noise)
-        output, target = self._output(perturbed.to(images.dtype), rows)
+        explained = not torch.is_grad_enabled()  # else the gradient is to blame
+        output, target = self._output(perturbed.to(images.dtype), rows, explained)
         if self.options.confidence == "margin":
             if output.dim() != 2 or output.shape[1] < 2:
                 raise ValueError(
@@ -162,23 +165,20 @@ class _Scorer:
     def _all_scores(self, images: Tensor) -> tuple[Tensor, bool]:
         parts, logs = [], False
         for rows in torch.arange(len(images)).split(self.options.rows):
-            output, target = self._output(images[rows], rows)
+            copies = images is not self.images
+            output, target = self._output(images[rows], rows, copies)
             selected, logs = self._selected(output, target, len(rows))
-            if logs and are_probabilities(output):
-                warnings.warn(
-                    "the model's outputs are probabilities already: pass "
-                    "softmax=False, or return logits, so that the softmax is not "
-                    "applied twice",
-                    stacklevel=2,
-                )
             parts.append(selected)
         return torch.cat(parts), logs
 
-    def _output(self, images: Tensor, rows: Tensor) -> tuple[Tensor, TargetType]:
+    def _output(
+        self, images: Tensor, rows: Tensor, copies: bool
+    ) -> tuple[Tensor, TargetType]:
         count = len(self.images)
         _, args = take_rows((self.images,), self.args, rows)
         target, _ = select_rows(self.target, None, rows, count)
-        output = target_outputs(self.forward_func, (images,), args)
+        of = Examples((self.images,), self.args, rows) if copies else None
+        output = target_outputs(self.forward_func, (images,), args, of=of)
         # Half precision would round away what a small step changes.
         return output.to(torch.promote_types(output.dtype, torch.float32)), target
 
@@ -188,6 +188,7 @@ class _Scorer:
         """The target's scores, and whether they are log-probabilities."""
         logs = self.options.softmax and output.dim() == 2 and output.shape[1] > 1
         if logs:
+            self.watch.note(output.detach())
             output = output.log_softmax(dim=1)
         return select_targets(output, target, count), logs
 
@@ -326,6 +327,7 @@ def search(
     flat = (resisted == 0).flatten(1).all(dim=1) & ~stand
     if bool(flat.any()) and options.n_steps > 0:
         _warn_of_no_slope(flat)
+    scorer.watch.warn()
     steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
     found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
     return SearchResult(found, mask.evidence(resisted), losses, n_steps)

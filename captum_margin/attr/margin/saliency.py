@@ -34,6 +34,7 @@ from captum_margin._model.segments import (
     is_image,
     slic_segments,
 )
+from captum_margin._model.whole_numbers import whole_number
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
@@ -184,7 +185,9 @@ class MarginSaliency(PerturbationAttribution):
                 stands where an input is not shown, as there. Default: None, the mean
                 colour of each image, and zero for other inputs
             target (int, tuple, Tensor or list, optional): As there. Default: None
-            additional_forward_args (Any, optional): As there. Default: None
+            additional_forward_args (Any, optional): As there; what of it goes along
+                with the examples is said at :class:`captum_margin.Shared`. Default:
+                None
             feature_mask (Tensor or tuple[Tensor, ...], optional): One partition of
                 each input into features, as there; it takes the place of the built-in
                 regions, and ``segmentation_func``. Default: None; inputs that are not
@@ -211,8 +214,11 @@ class MarginSaliency(PerturbationAttribution):
                 symmetric shift of a graph of the 30 nearest (of the paper's 20 to 40)
                 by the difference of saliency, without weights. Default: False
             softmax (bool, optional): Whether outputs (B, C) of more than one column
-                are logits, so that the score is the softmax probability of the target.
-                Other outputs are used as they are. Default: True
+                are logits of one choice, so that the score is the softmax probability
+                of the target. Other outputs are used as they are. Pass False for
+                probabilities and several labels, of which a warning tells where all
+                outputs lie between 0 and 1, and for regressions and logits of several
+                labels, which cannot be told from logits of one choice. Default: True
             prior (Tensor or str, optional): A map to begin with, on images without
                 regions of their own: another method's, or a person's box, of shape
                 (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
@@ -274,7 +280,16 @@ class MarginSaliency(PerturbationAttribution):
         """
         if paper:
             domain, signed, sided = "regions", False, "both"
-        _check_options(domain, sided, n_evaluations, perturbations_per_eval)
+        _check_options(domain, sided)
+        n_evaluations = whole_number(n_evaluations, "n_evaluations", MIN_EVALUATIONS)
+        perturbations_per_eval = whole_number(
+            perturbations_per_eval, "perturbations_per_eval"
+        )
+        assert perturbations_per_eval >= 1, (
+            "expected perturbations_per_eval of at least 1 (got "
+            f"{perturbations_per_eval})"
+        )
+        seed = whole_number(seed, "seed")
         check_prior(prior)
         is_tuple = isinstance(inputs, tuple)
         formatted = format_inputs(inputs)
@@ -315,6 +330,7 @@ class MarginSaliency(PerturbationAttribution):
             )
         maps = _assemble(explanations, formatted, signed)
         _warn_of_empty_maps(explanations)
+        scorer.watch.warn(stacklevel=3)
         attributions = format_output(is_tuple, maps)
         if not return_details:
             return attributions
@@ -384,21 +400,11 @@ def _takes_steps_first(forward_func: object) -> bool:
     ) and not any(isinstance(layer, nn.Conv1d) for layer in layers)
 
 
-def _check_options(
-    domain: str, sided: str, n_evaluations: int, perturbations_per_eval: int
-) -> None:
+def _check_options(domain: str, sided: str) -> None:
     if domain not in ("unions", "regions"):
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if not isinstance(n_evaluations, int) or n_evaluations < MIN_EVALUATIONS:
-        raise ValueError(
-            f"expected n_evaluations, a whole number of at least {MIN_EVALUATIONS} "
-            f"(got {n_evaluations}); 200 is a good small budget"
-        )
-    assert perturbations_per_eval >= 1, (
-        f"expected perturbations_per_eval of at least 1 (got {perturbations_per_eval})"
-    )
 
 
 def _segmented(
@@ -491,8 +497,9 @@ def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
         if zero and scores.max() == scores.min():
             warnings.warn(
                 f"no masked copy of example {example} changed the score of the target: "
-                "its map is zero; see whether the baseline differs from the input and "
-                "the target is the class you mean",
+                "its map is zero; see whether the baseline differs from the input, the "
+                "target is the class you mean, and outputs that are no logits get no "
+                "softmax (softmax=False)",
                 stacklevel=2,
             )
         elif isinstance(explanation.stages[0].domain, FocusedUnions) and all(

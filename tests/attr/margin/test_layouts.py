@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from captum_margin import Explanation, explain
 from captum_margin.attr import (
     CoalitionPerturbation,
     MarginSaliency,
@@ -218,3 +219,16 @@ def test_whole_numbers_are_no_volumes():
         MarginSaliency(lambda t: t.flatten(1).float().sum(1)).attribute(
             torch.ones(1, 1, 16, 16, 16, dtype=torch.uint8)
         )
+
+
+@pytest.mark.parametrize("size", [(64,), (6, 9, 8)])
+def test_what_is_no_picture_is_kept_but_not_drawn(size, tmp_path):
+    x, _, model = planted(size, 0.3, 0)
+    found = explain(MarginSaliency(model), x, target=0, n_evaluations=40)
+    path = tmp_path / "explanation.npz"
+    found.save(path)
+    assert torch.equal(Explanation.load(path).attributions, found.attributions)
+    with pytest.raises(ValueError, match=r"expected images \(B, C, H, W\) to draw"):
+        found.plot()
+    with pytest.raises(ValueError, match="expected inputs to be one batch of images"):
+        found.evaluate(model)
