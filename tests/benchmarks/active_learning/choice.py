@@ -38,3 +38,134 @@ list above is the default. Peers are measured beside and take no part.
 A form that is added later is added to the list with the reason why, is run on these
 graphs before the reported ones are looked at, and is chosen by the same rule.
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch_geometric.data import Data
+from torch_geometric.utils import to_networkx
+
+from captum_margin.signal import HighPass
+from tests.benchmarks.active_learning.choice_graphs import GRAPHS
+from tests.benchmarks.active_learning.data import normalized, pool
+from tests.benchmarks.active_learning.peers import PEERS
+from tests.benchmarks.active_learning.training import accuracies, graph_of
+
+BUDGETS = (20, 40, 80)
+SEEDS = range(10)
+BESIDE = ("random", "FeatProp", "GraphPart", "GraphPartFar", "k-medoids")
+
+
+class Form(NamedTuple):
+    """What a choice goes by."""
+
+    similarity: Tensor  # (N, N), not negative
+    weight: Tensor | None = None  # (N,), what it is worth to cover a node
+    community: Tensor | None = None  # (N,), of which each has its share of the picks
+
+
+def cosine(z: Tensor) -> Tensor:
+    """Cosines (N, N), zero where negative."""
+    unit = normalize(z)
+    return (unit @ unit.T).relu()
+
+
+def forms(data: Data) -> dict[str, Form]:
+    """All forms on one graph, from simple to less so."""
+    x = normalize(data.x)
+    loops = torch.arange(len(x)).expand(2, -1)
+    z = x - HighPass(hops=2)(x, torch.cat([data.edge_index, loops], 1))
+    distance = torch.cdist(z, z)
+    shift = graph_of(data).shift
+    symmetric = torch.from_numpy(shift @ (shift @ x.numpy()))
+    centred = z - z.mean(0)
+    community = louvain(data)
+    return {
+        "plain": Form(cosine(z)),
+        "centred": Form(cosine(centred)),
+        "squared": Form(cosine(centred) ** 2),
+        "distances": Form(distance.max() - distance),
+        "kernel": Form((-(distance**2) / (distance**2).mean()).exp()),
+        "symmetric": Form(cosine(symmetric - symmetric.mean(0))),
+        "centred, weighted": Form(cosine(centred), centred.norm(dim=1)),
+        "plain, communities": Form(cosine(z), None, community),
+        "centred, communities": Form(cosine(centred), None, community),
+    }
+
+
+def louvain(data: Data) -> Tensor:
+    """The community of each node, (N,)."""
+    graph = to_networkx(data, to_undirected=True)
+    community = torch.empty(data.num_nodes, dtype=torch.long)
+    for number, nodes in enumerate(nx.community.louvain_communities(graph, seed=0)):
+        community[list(nodes)] = number
+    return community
+
+
+def picks(form: Form, candidates: Tensor, budget: int) -> Tensor:
+    """Candidates that add most to the coverage, one after another."""
+    values = form.similarity[candidates]
+    weight = torch.ones(values.size(1)) if form.weight is None else form.weight
+    whole = torch.zeros(values.size(1), dtype=torch.long)
+    community = whole if form.community is None else form.community
+    sizes = community.bincount().double()
+    had = torch.zeros_like(sizes)
+    covered = torch.zeros_like(weight)
+    free = torch.ones(len(candidates), dtype=torch.bool)
+    order: list[int] = []
+    for _ in range(budget):
+        share = sizes / (had + 1)
+        share[community[candidates[free]].bincount(minlength=len(share)) == 0] = -1
+        turn = int(share.argmax())
+        gain = (values - covered).relu_() @ weight
+        gain[~free | (community[candidates] != turn)] = -1
+        best = int(gain.argmax())
+        order.append(best)
+        free[best] = False
+        had[turn] += 1
+        covered = torch.maximum(covered, values[best])
+    return candidates[order]
+
+
+def measure(name: str, data: Data, folder: Path) -> None:
+    """Accuracies of all forms and of the peers beside on one graph, kept in the folder."""
+    whole = {form: picks(f, pool(data), max(BUDGETS)) for form, f in forms(data).items()}
+    for budget in BUDGETS:
+        cells: dict[str, Sequence[Tensor]] = {
+            form: [nodes[:budget]] * len(SEEDS) for form, nodes in whole.items()
+        }
+        cells |= {peer: PEERS[peer](data, budget, SEEDS) for peer in BESIDE}
+        for method, chosen in cells.items():
+            kept = folder / name / f"{method}, {budget}.json"
+            if not kept.exists():
+                hits = accuracies(data, chosen, SEEDS)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(hits.tolist()))
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--graphs", nargs="+", default=[*GRAPHS], choices=GRAPHS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in args.graphs:
+        data = normalized(GRAPHS[name](Path(os.environ["CAPTUM_MARGIN_DATA"])))
+        measure(name, data, args.cache)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
