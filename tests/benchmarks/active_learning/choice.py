@@ -157,7 +157,9 @@ def picks(form: Form, candidates: Tensor, budget: int) -> Tensor:
 
 def measure(name: str, data: Data, folder: Path) -> None:
     """Accuracies of all forms and of the peers beside on one graph, kept in the folder."""
-    whole = {form: picks(f, pool(data), max(BUDGETS)) for form, f in forms(data).items()}
+    whole = {
+        form: picks(f, pool(data), max(BUDGETS)) for form, f in forms(data).items()
+    }
     for budget in BUDGETS:
         cells: dict[str, Sequence[Tensor]] = {
             form: [nodes[:budget]] * len(SEEDS) for form, nodes in whole.items()
@@ -192,7 +194,8 @@ def report(folder: Path) -> dict[str, Any]:
         [
             [
                 [
-                    100 * np.mean(json.loads((folder / g / f"{m}, {b}.json").read_text()))
+                    100
+                    * np.mean(json.loads((folder / g / f"{m}, {b}.json").read_text()))
                     for b in BUDGETS
                 ]
                 for g in GRAPHS
