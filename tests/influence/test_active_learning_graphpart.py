@@ -1,4 +1,4 @@
-"""GraphPart's parts and picks, against closed forms; the rule of the default's choice."""
+"""GraphPart's parts and picks, by closed forms; the rule of the default's choice."""
 
 import networkx as nx
 import numpy as np

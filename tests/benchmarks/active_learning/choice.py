@@ -156,10 +156,9 @@ def picks(form: Form, candidates: Tensor, budget: int) -> Tensor:
 
 
 def measure(name: str, data: Data, folder: Path) -> None:
-    """Accuracies of all forms and of the peers beside on one graph, kept in the folder."""
-    whole = {
-        form: picks(f, pool(data), max(BUDGETS)) for form, f in forms(data).items()
-    }
+    """Accuracies of all forms and of the peers beside on one graph, kept on disk."""
+    free, most = pool(data), max(BUDGETS)
+    whole = {name: picks(form, free, most) for name, form in forms(data).items()}
     for budget in BUDGETS:
         cells: dict[str, Sequence[Tensor]] = {
             form: [nodes[:budget]] * len(SEEDS) for form, nodes in whole.items()
@@ -174,7 +173,7 @@ def measure(name: str, data: Data, folder: Path) -> None:
 
 
 def rule(cells: np.ndarray) -> int:
-    """The row of the default, see above; cells (forms, graphs, budgets), simplest first."""
+    """The row of the default; cells (forms, graphs, budgets), the simplest first."""
     by_graph = cells.mean(2)
     best = int(by_graph.mean(1).argmax())
     near = [np.less(*behind(by_graph[best], form)) for form in by_graph[:best]]
@@ -191,17 +190,7 @@ def report(folder: Path) -> dict[str, Any]:
     """Means of all cells, in per cent, and what the rule says of them."""
     methods = [*FORMS, *BESIDE]
     cells = np.array(
-        [
-            [
-                [
-                    100
-                    * np.mean(json.loads((folder / g / f"{m}, {b}.json").read_text()))
-                    for b in BUDGETS
-                ]
-                for g in GRAPHS
-            ]
-            for m in methods
-        ]
+        [[[_mean(folder / g, m, b) for b in BUDGETS] for g in GRAPHS] for m in methods]
     )
     eligible = cells[: len(FORMS)]
     best = eligible.mean((1, 2)).argmax()
@@ -230,6 +219,11 @@ def report(folder: Path) -> dict[str, Any]:
         "forms": {form: rows[form] for form in FORMS},
         "beside": {peer: rows[peer] for peer in BESIDE},
     }
+
+
+def _mean(folder: Path, method: str, budget: int) -> float:
+    kept = folder / f"{method}, {budget}.json"
+    return 100 * float(np.mean(json.loads(kept.read_text())))
 
 
 def main() -> None:

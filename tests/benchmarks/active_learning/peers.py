@@ -83,7 +83,7 @@ def age(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
 def featprop(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
     """FeatProp (Wu et al. 2019): k-medoids of propagated features, by alternation.
 
-    Of the attributes as they are, words 0 or 1; random first medoids; clusters the pool.
+    Of attributes as they are, words 0 or 1; random first medoids; clusters the pool.
     """
     return _alternating(as_given(data), budget, seeds)
 

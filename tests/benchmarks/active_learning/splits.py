@@ -12,9 +12,9 @@ four edges of five join nodes of different classes. None of these took part in t
 choice of the default, see :mod:`choice`.
 
 "rounds": 20 random nodes have a label already, and more are picked until the budget is
-reached. "told" is ``select_nodes(labelled=...)``; "entropy" takes the nodes of which the
-network trained on the 20 is least sure; for the other rows those with a label have only
-left the pool.
+reached. "told" is ``select_nodes(labelled=...)``; "entropy" takes the nodes of which
+the network trained on the 20 is least sure; for the other rows those with a label have
+only left the pool.
 """
 
 from __future__ import annotations
