@@ -171,18 +171,21 @@ def picks(form: Form, candidates: Tensor, budget: int) -> Tensor:
 def measure(name: str, data: Data, folder: Path) -> None:
     """Accuracies of all forms and of the peers beside on one graph, kept on disk."""
     free, most = pool(data), max(BUDGETS)
-    whole = {name: picks(form, free, most) for name, form in forms(data).items()}
-    for budget in BUDGETS:
-        cells: dict[str, Sequence[Tensor]] = {
-            form: [nodes[:budget]] * len(SEEDS) for form, nodes in whole.items()
-        }
-        cells |= {peer: PEERS[peer](data, budget, SEEDS) for peer in BESIDE}
-        for method, chosen in cells.items():
-            kept = folder / name / f"{method}, {budget}.json"
-            if not kept.exists():
-                hits = accuracies(data, chosen, SEEDS)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(hits.tolist()))
+    missing = [
+        (method, budget, kept)
+        for method in (*FORMS, *BESIDE)
+        for budget in BUDGETS
+        if not (kept := folder / name / f"{method}, {budget}.json").exists()
+    ]
+    found = forms(data) if missing else {}
+    for method, budget, kept in missing:
+        if method in found:
+            chosen = [picks(found[method], free, most)[:budget]] * len(SEEDS)
+        else:
+            chosen = PEERS[method](data, budget, SEEDS)
+        hits = accuracies(data, chosen, SEEDS)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(hits.tolist()))
 
 
 def rule(cells: np.ndarray) -> int:
