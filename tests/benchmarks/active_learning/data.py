@@ -38,17 +38,14 @@ def load(name: str, root: Path, cache: Path) -> Data:
     Its attribute ``folder`` is where results on it are kept.
 
     Args:
-        name: "Cora", "CiteSeer", "USPS" (see :func:`usps`), "mixed" or "blocks" (drawn
-            by the functions of these names).
+        name: "Cora", "CiteSeer", "USPS" (see :func:`usps`) or "mixed" (:func:`mixed`).
         root: Folder that holds ``planetoid/`` and the digits; it is only read.
         cache: Folder that takes a copy, since PyTorch Geometric writes beside it.
     """
     if name in PLANETOID:
         data = _planetoid(name, root, cache)
-    elif name == "USPS":
-        data = usps(root)
     else:
-        data = mixed(0) if name == "mixed" else blocks(0)
+        data = usps(root) if name == "USPS" else mixed(0)
     data.folder = str(cache / name)
     data.parts = PARTS.get(name, int(data.y.max()) + 1)
     return normalized(data)
