@@ -124,7 +124,7 @@ def _propagated(data: Data, unit: bool = True, loops: bool = True) -> Tensor:
 
 
 def centred(data: Data, unit: bool = True, loops: bool = True) -> Tensor:
-    """Propagated features less their mean, (N, F); those of the default."""
+    """Propagated features less their mean, (N, F); those of the weighted form."""
     z = _propagated(data, unit, loops)
     return z - z.mean(0)
 
@@ -137,7 +137,7 @@ def symmetric(data: Data) -> Tensor:
 
 
 def cosine(data: Data, z: Tensor) -> Tensor:
-    """Cosines, negative ones as zero, (N, N); those of the default."""
+    """Cosines, negative ones as zero, (N, N); those of the weighted form."""
     unit = normalize(z)
     return (unit @ unit.T).relu()
 
@@ -155,7 +155,7 @@ def closeness(data: Data, z: Tensor) -> Tensor:
 
 
 def pool_only(data: Data, z: Tensor) -> Tensor:
-    """The default's for nodes of the pool; others need not be covered."""
+    """The weighted form's for nodes of the pool; others need not be covered."""
     inside = torch.zeros(len(z))
     inside[pool(data)] = 1
     return cosine(data, z) * inside
@@ -169,7 +169,7 @@ def two_hops(data: Data, z: Tensor) -> Tensor:
 
 
 def near_and_alike(data: Data, z: Tensor) -> Tensor:
-    """The default's for nodes within two edges, 0 for others."""
+    """The weighted form's for nodes within two edges, 0 for others."""
     return two_hops(data, z) * cosine(data, z)
 
 
