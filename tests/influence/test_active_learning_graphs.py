@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 
 pytest.importorskip("kmedoids", reason="needs kmedoids")
 
-from tests.benchmarks.active_learning import choice_graphs, data, splits
+from tests.benchmarks.active_learning import bench, choice_graphs, data, splits
 
 
 def test_the_mixed_graph_mixes_as_it_says():
@@ -97,3 +97,21 @@ def test_a_second_round_goes_on_from_the_same_nodes():
         for picks in whole.values():
             assert len(picks[i].unique()) == 23
             assert not (split.val_mask | split.test_mask)[picks[i]].any()
+
+
+def test_a_new_default_takes_the_place_of_the_old_one_and_differences_are_to_it():
+    def cell(mean, sd):
+        return {"20": {"mean": mean, "sd": sd}}
+
+    methods = {"select_nodes": cell(60.0, 1.0), "random": cell(50.0, 3.0)}
+    record = {"results": {"Cora, open": {"methods": methods}}}
+    rows = {"select_nodes": cell(64.0, 4.0), "GraphPart": cell(65.0, 3.0)}
+    bench.update(record, "Cora, open", rows, {"command": "later"})
+    found = record["results"]["Cora, open"]
+    assert found["methods"]["select_nodes"] == cell(64.0, 4.0)
+    for name, difference in {"random": 14.0, "GraphPart": -1.0}.items():
+        now = found["methods"][name]["20"]
+        assert now["default_minus_this"] == difference
+        assert now["standard_error"] == 1.12  # sqrt((16 + 9) / 20)
+    assert found["losses"] == []  # one point is less than the error
+    assert set(found["later_rows"]) == {"select_nodes", "GraphPart"}
