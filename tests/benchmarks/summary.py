@@ -265,7 +265,9 @@ def _select_nodes() -> tuple[Side, Side]:
         if not name.startswith((OURS, *DEVIATIONS))
     }
     graphs = load("active_learning_splits")["graphs"]
-    mixed = {name: row["140"]["mean"] for name, row in graphs["mixed"]["splits"].items()}
+    mixed = {
+        name: row["140"]["mean"] for name, row in graphs["mixed"]["splits"].items()
+    }
     return (
         Side("accuracy with 20 labels of Cora, any nodes, %", ours, peers, True, 1),
         Side(
