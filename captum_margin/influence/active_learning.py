@@ -54,12 +54,13 @@ class ActiveLearningSettings(Settings):
         seed (int): Of the auto-encoder, and of the nodes over which coverage of a large
             graph is summed.
         reach (int): Steps of propagation of the features before nodes are compared.
-        weighted (bool): Whether to cover a node is worth what the function is there.
+        weighted (bool): Whether to cover a node is worth what the function is there; a
+            function of your own always is the worth.
     """
 
     seed: int = 0
     reach: int = 2
-    weighted: bool = True
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         """Checks the reach."""
@@ -98,12 +99,12 @@ def select_nodes(
         = \hat{\mathbf{X}} - (\mathbf{I} - \mathbf{A}^p) \hat{\mathbf{X}} ,
         \qquad \mathbf{c}_i = \mathbf{z}_i - \bar{\mathbf{z}} .
 
-    The picks cover all nodes by the cosine of :math:`\mathbf{c}`, and to cover node j
-    is worth the function :math:`f(j) = \|\mathbf{c}_j\|`, see
-    :func:`~captum_margin.signal.select_covering`: much where the features around a node
-    agree with one another and not with those of the whole graph. The first picks do not
-    depend on how many follow: with ``labelled`` the next round goes on where the last
-    one ended.
+    The picks cover all nodes by the cosine of :math:`\mathbf{c}`, see
+    :func:`~captum_margin.signal.select_covering`. With ``weighted`` to cover node j is
+    worth the function :math:`f(j) = \|\mathbf{c}_j\|`: much where the features around
+    a node agree with one another and not with those of the whole graph. The first picks
+    do not depend on how many follow: with ``labelled`` the next round goes on where the
+    last one ended.
 
     Args:
         data (Data): With ``edge_index`` (any direction, loops and parallel edges are
@@ -299,10 +300,11 @@ class ActiveLearning(MarginInfluence):
         if self.paper:
             pool = free
             return _highest(self.self_influence(), pool, budget, groups)
+        weighted = self._used().weighted or self.function is not None
         return select_covering(
             self._embedding(samples),
             budget,
-            weight=self.result().function if self._used().weighted else None,
+            weight=self.result().function if weighted else None,
             candidates=pool,
             chosen=done,
             groups=groups,
