@@ -52,6 +52,10 @@ def expand_baselines(
             "expected baselines to be numbers or tensors "
             f"(got {type(baseline).__name__})"
         )
+        if isinstance(baseline, Tensor) and baseline.layout != torch.strided:
+            raise ValueError(
+                f"expected dense baselines (got {baseline.layout}); call .to_dense()"
+            )
         if not torch.isfinite(torch.as_tensor(baseline)).all():
             raise ValueError("expected finite baselines (got NaN or infinity)")
         baseline = _of_dtype(baseline, tensor.dtype).to(tensor.device)
@@ -112,6 +116,10 @@ def expand_feature_mask(
             f"expected feature_mask to be a tensor (got {type(mask).__name__}); "
             "several scales come from segmentation_func"
         )
+        if mask.layout != torch.strided:
+            raise ValueError(
+                f"expected a dense feature_mask (got {mask.layout}); call .to_dense()"
+            )
         if mask.is_floating_point() and not bool(
             (mask.isfinite() & (mask == mask.trunc())).all()
         ):

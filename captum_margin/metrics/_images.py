@@ -22,6 +22,7 @@ __all__ = [
     "Scorer",
     "TargetScorer",
     "check_count",
+    "check_dense",
     "check_images",
     "gaussian_blur",
     "mean_colour",
@@ -117,12 +118,19 @@ def spatial_map(attributions: Tensor | tuple[Tensor, ...], images: Tensor) -> Te
             f"{(size, 1, height, width)} (got {tuple(attributions.shape)}); resize a "
             "layer's map with captum.attr.LayerAttribution.interpolate"
         )
+    check_dense(attributions, "attributions")
     if not torch.isfinite(attributions).all():
         raise ValueError(
             "expected finite attributions (got NaN or infinity); a pixel without a "
             "value has no rank"
         )
     return attributions.detach().to(images.device, torch.float64).sum(dim=1)
+
+
+def check_dense(values: Tensor, name: str) -> None:
+    """Raises where values lie in a sparse layout."""
+    if values.layout != torch.strided:
+        raise ValueError(f"expected dense {name} (got {values.layout}); .to_dense()")
 
 
 def mean_colour(images: Tensor) -> Tensor:

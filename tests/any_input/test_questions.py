@@ -80,7 +80,7 @@ def test_frames(question, number, seed):
     pytest.importorskip("pandas")
     x, labels = rows(seed)
     ask = QUESTIONS[question]
-    name, frame = sorted(frames(x).items())[number]
+    frame = sorted(frames(x).items())[number][1]
     found = answer_of(lambda: ask(frame, labels), NAMES, refusable=False)
     assert_alike(found, ask(x, labels), 1e-3)
 

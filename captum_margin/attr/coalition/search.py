@@ -210,7 +210,10 @@ class _Mask:
         )
         # In half precision a step of Adam would be lost, and pixels be miscounted.
         dtype = torch.promote_types(images.dtype, torch.float32)
-        self.grid = images.new_zeros(shape, dtype=dtype, requires_grad=True)
+        # Not images.new_zeros: what subclasses of tensors make is no leaf.
+        self.grid = torch.zeros(
+            shape, dtype=dtype, device=images.device, requires_grad=True
+        )
         self.down = smoothing_matrix(height, self.sigma, self.grid)
         self.across = smoothing_matrix(width, self.sigma, self.grid)
         self.parameters = [self.grid]
