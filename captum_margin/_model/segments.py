@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from captum_margin._model.whole_numbers import whole_number
+from captum_margin._whole_numbers import whole_number
 
 __all__ = [
     "MIN_IMAGE_SIDE",

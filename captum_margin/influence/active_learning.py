@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from typing_extensions import Unpack, override
 
+from captum_margin._whole_numbers import is_whole
 from captum_margin.influence._graph_data import (
     warn_of_few_candidates,
     with_edge_index,
@@ -64,7 +65,7 @@ class ActiveLearningSettings(Settings):
 
     def __post_init__(self) -> None:
         """Checks the reach."""
-        if not isinstance(self.reach, int) or self.reach < 0:
+        if not is_whole(self.reach) or self.reach < 0:
             raise ValueError(f"expected a whole reach >= 0 (got {self.reach})")
 
 
@@ -273,7 +274,7 @@ class ActiveLearning(MarginInfluence):
             TypeError: As there.
             ValueError: As there.
         """
-        if isinstance(budget, bool) or not isinstance(budget, int):
+        if not is_whole(budget):
             raise TypeError(f"expected an integer budget (got {budget!r})")
         if budget < 0:
             raise ValueError(f"expected a budget >= 0 (got {budget})")

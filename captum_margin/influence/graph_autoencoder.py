@@ -16,6 +16,7 @@ from torch_geometric.nn import GAE
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from tqdm.auto import tqdm
 
+from captum_margin._whole_numbers import is_whole, whole_number
 from captum_margin.influence._graph_data import with_edge_index
 from captum_margin.signal import Graph, as_undirected, to_csr
 
@@ -108,7 +109,9 @@ def embed_nodes(
     source, target = edge_index = graph.edge_index.to(device)
     edges = edge_index[:, source < target]  # (2, E / 2): each edge once, keys ascending
     dtype = torch.get_default_dtype() if x is None else x.dtype
-    generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+    generator = torch.Generator().manual_seed(
+        whole_number(seed, "seed")
+    )  # on the CPU for any device
 
     edge_index, weight = gcn_norm(edge_index, None, n, dtype=dtype)
     shift = to_csr(edge_index, weight, n)  # symmetric
@@ -251,7 +254,7 @@ def _checked(data: Data) -> tuple[Graph, Tensor | None]:
 def _check_options(dim: int, hidden: int, epochs: int, lr: float) -> None:
     sizes = {"dim": dim, "hidden": hidden, "epochs": epochs}
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"expected an integer {name} >= 1 (got {value!r})")
     if not 0 < lr < torch.inf:
         raise ValueError(f"expected a finite learning rate lr > 0 (got {lr})")

@@ -17,6 +17,7 @@ from captum_margin._model.captum import (
     select_rows,
     target_scores,
 )
+from captum_margin._whole_numbers import is_whole
 
 __all__ = [
     "Scorer",
@@ -216,5 +217,5 @@ def resolve_baseline(
 
 def check_count(value: int, name: str) -> None:
     """Raises unless ``value`` is a whole number of at least one."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"expected {name} to be an int >= 1 (got {value!r})")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_margin._numbers import as_numbers, as_real, bounded_rows
+from captum_margin._whole_numbers import is_whole
 
 __all__ = ["Metric", "Rows", "check_search", "pair_distances"]
 
@@ -137,7 +138,7 @@ def check_search(rows: Rows, k: int) -> int:
         TypeError: If ``k`` is no integer.
         ValueError: If ``k`` is below 1.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
+    if not is_whole(k):
         raise TypeError(f"expected an integer k (got {k!r})")
     if k < 1:
         raise ValueError(f"expected k >= 1 neighbours (got {k})")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import is_whole, whole_number
+
 __all__ = ["select_covering", "unit_rows"]
 
 # Similarities kept at once: 256 MiB of them in float32; more are computed when asked.
@@ -109,7 +111,7 @@ def select_covering(
             f"expected finite weights >= 0 of shape (N,) = ({len(points)},) (got "
             f"shape {tuple(weight.shape)}, or a value out of range)"
         )
-    if n < 0 or max_targets < 1:
+    if not is_whole(n) or n < 0 or max_targets < 1:
         raise ValueError(
             f"expected n >= 0 and max_targets >= 1 (got {n} and {max_targets})"
         )
@@ -133,7 +135,9 @@ def select_covering(
     units = unit_rows(points.detach().to(dtype))
     drawn = everyone
     if nodes > max_targets:
-        generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+        generator = torch.Generator().manual_seed(
+            whole_number(seed, "seed")
+        )  # on the CPU for any device
         drawn = torch.randperm(nodes, generator=generator)[:max_targets].to(device)
     worth = units.new_ones(nodes) if weight is None else weight.detach().to(units)
     search = _Search(units[drawn], units[pool], worth[drawn])

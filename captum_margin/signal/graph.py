@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from captum_margin._numbers import bounded_rows, check_span
+from captum_margin._whole_numbers import is_whole
 from captum_margin.signal._neighbors import nearest, nearest_1d
 from captum_margin.signal._sparse import csr_from_edge_index
 
@@ -350,7 +351,7 @@ def check_weights(edge_weight: Tensor, *, signed: bool = False) -> bool:
 
 
 def _check_options(k: int, weight: str, bandwidth: float | None) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
+    if not is_whole(k):
         raise TypeError(f"expected an integer k (got {k!r})")
     if k < 1:
         raise ValueError(f"expected k >= 1 neighbours (got {k})")

@@ -132,9 +132,8 @@ def test_inputs_of_any_shape(shape, dress, seed):
         if shape == "series" and not given.is_floating_point():
             # Whole numbers, such as ids, cannot fade: each is a feature of its own.
             options = {"feature_mask": torch.arange(x[0].numel()).view(x[:1].shape)}
-        assert_alike(
-            found, unions(x, **options), 0.02 if dress in ("bfloat16", "float16") else 1e-4
-        )
+        loose = 0.02 if dress in ("bfloat16", "float16") else 1e-4
+        assert_alike(found, unions(x, **options), loose)
 
 
 @given(methods, st.sampled_from(sorted(SPOILT)), seeds)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from captum_margin._model.captum import format_inputs, select_rows
 from captum_margin._model.precision import full_precision
 from captum_margin._model.segments import check_layout
-from captum_margin._model.whole_numbers import whole_number
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.feature_maps import (
     full_resolution_features,
     layer_features,

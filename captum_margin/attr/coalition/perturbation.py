@@ -30,7 +30,7 @@ from captum_margin._model.captum import (
 )
 from captum_margin._model.precision import full_precision
 from captum_margin._model.segments import check_layout
-from captum_margin._model.whole_numbers import whole_number
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.clustering import feature_coalitions
 from captum_margin.attr.coalition.search import Search, SearchResult, search
 

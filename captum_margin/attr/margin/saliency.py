@@ -34,7 +34,7 @@ from captum_margin._model.segments import (
     is_image,
     slic_segments,
 )
-from captum_margin._model.whole_numbers import whole_number
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (

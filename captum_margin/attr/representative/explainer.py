@@ -29,7 +29,7 @@ from captum_margin._model.layer_view import (
     target_classes,
 )
 from captum_margin._model.layers import last_conv_layer
-from captum_margin._model.whole_numbers import whole_number
+from captum_margin._whole_numbers import is_whole, whole_number
 from captum_margin.attr.representative.bank import InterpretationBank
 from captum_margin.attr.representative.boundaries import (
     BoundaryTable,
@@ -825,7 +825,7 @@ def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) ->
 
 
 def _checked_seed(seed: int | None) -> int | None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+    if seed is not None and (not is_whole(seed)):
         raise TypeError(
             f"expected the seed as a whole number or None (got {seed!r}); a torch "
             "generator has one: generator.initial_seed()"

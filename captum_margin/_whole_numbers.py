@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import operator
+from numbers import Integral
 
-__all__ = ["whole_number"]
+__all__ = ["is_whole", "whole_number"]
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an int of any kind, Python's or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def whole_number(value: object, name: str, least: int | None = None) -> int:
