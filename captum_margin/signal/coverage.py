@@ -170,6 +170,8 @@ class _Search:
         self.covered = targets.new_zeros(len(targets))
         self.bound = targets.new_full((len(candidates),), torch.inf)
         self.open = torch.ones_like(self.bound, dtype=torch.bool)
+        # Of likenesses up to 1, each with an error of its own.
+        self.rounding = 4 * torch.finfo(worth.dtype).eps * float(worth.sum())
 
     def cover(self, units: Tensor) -> None:
         """Adds picks, (P, F)."""
@@ -177,7 +179,10 @@ class _Search:
             self.covered = torch.maximum(self.covered, self.targets @ unit)
 
     def best(self) -> int:
-        """The open candidate of the highest gain, the first among equals."""
+        """The open candidate of the highest gain, the first among equals.
+
+        Gains are equal that differ by what rounding makes of a sum in another order.
+        """
         bound = self.bound.masked_fill(~self.open, -torch.inf)
         stale = self.open.clone()
         while True:
@@ -187,10 +192,11 @@ class _Search:
             bound[fresh] = self._gain(fresh)
             stale[fresh] = False
             highest = bound.masked_fill(stale, -torch.inf).max()
-            if not bool((stale & (bound >= highest)).any()):
+            equal = bound >= highest - self.rounding
+            if not bool((stale & equal).any()):
                 break
         self.bound = torch.where(self.open, bound, self.bound)
-        return int((bound == highest).nonzero()[0])
+        return int((equal & self.open).nonzero()[0])
 
     def _gain(self, rows: Tensor) -> Tensor:
         """What each of some candidates would add, (rows,)."""
