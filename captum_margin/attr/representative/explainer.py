@@ -825,9 +825,9 @@ def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) ->
 
 
 def _checked_seed(seed: int | None) -> int | None:
-    if seed is not None and (not is_whole(seed)):
+    if seed is not None and not is_whole(seed):
         raise TypeError(
             f"expected the seed as a whole number or None (got {seed!r}); a torch "
             "generator has one: generator.initial_seed()"
         )
-    return seed
+    return None if seed is None else int(seed)
