@@ -63,7 +63,9 @@ def test_features_in_any_dress(question, dress, seed):
     ask = QUESTIONS[question]
     found = answer_of(lambda: ask(SAME[dress](x), labels), NAMES)
     if found is not None:
-        assert_alike(found, ask(x, labels), 1e-3)
+        # Weights of edges have the dtype of the features.
+        loose = 0.01 if "float16" in dress else 1e-3
+        assert_alike(found, ask(x, labels), loose)
 
 
 @given(questions, st.sampled_from(sorted(SPOILT)), seeds)

@@ -26,9 +26,6 @@ from captum_margin.signal import HighPass, knn_graph_1d
 __all__ = ["CrossEnergy", "cross_energy"]
 
 
-_STEPS = 2**20  # sizes are whole numbers, or shares, of which float32 tells 2**24
-
-
 class CrossEnergy(NamedTuple):
     r"""Both ends of the filter.
 
@@ -80,8 +77,7 @@ def cross_energy(
     covariance = deviation @ centred / (len(scores) * variance)
     if n_neighbors is None or n_neighbors >= len(scores) - 1:
         return CrossEnergy(covariance, deviation)
-    # Rounding must not choose the neighbours of unions of the same size.
-    edge_index, edge_weight = knn_graph_1d((sizes * _STEPS).round(), n_neighbors)
+    edge_index, edge_weight = knn_graph_1d(sizes, n_neighbors)
     both = torch.cat([scores[:, None], presence], dim=1)
     filtered = HighPass("random_walk")(both, edge_index, edge_weight)
     filtered_scores, filtered_presence = filtered[:, 0], filtered[:, 1:]

@@ -27,6 +27,7 @@ __all__ = ["explain_by_region_unions", "explain_by_tents"]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
+_SIZE_STEPS = 2**20  # sizes are whole, or shares, of which float32 tells 2**24
 # Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
 _BLUR_CELLS = 0.25
 
@@ -151,7 +152,8 @@ def _evidence(
     evidence, filtered = cross_energy(
         scores.to(dtype),
         domain.presence,
-        domain.sizes,
+        # Rounding must not choose the neighbours of unions of the same size.
+        (domain.sizes * _SIZE_STEPS).round(),
         domain.kinds,
         n_neighbors=n_neighbors,
     )
