@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ def average_drop(
     """
     images = check_images(inputs)
     values = spatial_map(attributions, images)
-    if keep is not None and not (isinstance(keep, Real) and 0 < keep <= 1):
+    if keep is not None and not 0 < keep <= 1:
         raise ValueError(
             f"expected keep in (0, 1] (got {keep}); pass 0.2 to keep 20% of the "
             "pixels, or None for the soft mask"
