@@ -10,6 +10,8 @@ where the function changes against its neighbourhood are the answer.
 - :mod:`captum_margin.viz`: maps, overlays and curves side by side;
 - :func:`captum_margin.explain`: any attribution method's maps as one
   :class:`captum_margin.Explanation`: save, load, plot, evaluate;
+- :class:`captum_margin.Shared`, :class:`captum_margin.PerExample`: what an additional
+  forward argument of a model belongs to;
 - :mod:`captum_margin.neighbors`: the nearest neighbours of very many points;
 - :mod:`captum_margin.signal`: the five steps themselves, on plain tensors;
 - ``captum_margin.scale``, imported by name: the same on disk, for more samples than fit
@@ -25,6 +27,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
     from captum_margin import attr, influence, metrics, neighbors, signal, viz
     from captum_margin._explain import explain
+    from captum_margin._model.forward_args import PerExample, Shared
     from captum_margin._version import __version__
     from captum_margin.attr import (
         CoalitionPerturbation,
@@ -37,7 +40,9 @@ __all__ = [
     "CoalitionPerturbation",
     "Explanation",
     "MarginSaliency",
+    "PerExample",
     "RepresentativeInterpretation",
+    "Shared",
     "__version__",
     "attr",
     "explain",

@@ -194,6 +194,12 @@ class Explanation:
         images, maps = self._images(inputs)
         if not -len(images) <= index < len(images):
             raise IndexError(f"expected an index below {len(images)} (got {index})")
+        if images.dim() != 4:
+            raise ValueError(
+                f"expected images (B, C, H, W) to draw (got {tuple(images.shape)}); "
+                "draw a slice of a volume with captum_margin.viz.visualize_comparison, "
+                "and a series with matplotlib"
+            )
         curves = None if evaluation is None else evaluation.curves_of(index)
         figure, _ = visualize_comparison(
             images[index],

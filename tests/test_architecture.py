@@ -127,7 +127,7 @@ def test_attr_and_influence_never_import_each_other():
 
 @pytest.mark.parametrize("wing", ["margin", "representative", "coalition"])
 def test_a_wing_of_attr_stands_on_models_and_signal_alone(wing):
-    allowed = of_package("_model", "signal", "_keywords", "_notebook")
+    allowed = of_package("_model", "signal", "_keywords", "_whole_numbers", "_notebook")
     allowed += of_package(f"attr.{wing}")
     for module, names in imports_of(f"attr/{wing}").items():
         own = {name for name in names if within(name, "captum_margin")}
@@ -137,7 +137,7 @@ def test_a_wing_of_attr_stands_on_models_and_signal_alone(wing):
 
 
 def test_metrics_use_the_door_to_captum_and_nothing_else_of_models():
-    allowed = of_package("metrics", "_model.captum", "_version")
+    allowed = of_package("metrics", "_model.captum", "_version", "_whole_numbers")
     for module, names in imports_of("metrics").items():
         own = {name for name in names if within(name, "captum_margin")}
         assert {n for n in own if not any(within(n, a) for a in allowed)} == set(), (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable
 
@@ -29,7 +30,8 @@ def expand_baselines(
 
     Raises:
         AssertionError: If there is not one baseline an input, of a type Captum takes.
-        ValueError: If a baseline cannot be broadcast to its input.
+        ValueError: If a baseline cannot be broadcast to its input, or is of values that
+            the input's dtype has not.
     """
     if baselines is None:
         return tuple(
@@ -50,9 +52,13 @@ def expand_baselines(
             "expected baselines to be numbers or tensors "
             f"(got {type(baseline).__name__})"
         )
+        if isinstance(baseline, Tensor) and baseline.layout != torch.strided:
+            raise ValueError(
+                f"expected dense baselines (got {baseline.layout}); call .to_dense()"
+            )
         if not torch.isfinite(torch.as_tensor(baseline)).all():
             raise ValueError("expected finite baselines (got NaN or infinity)")
-        baseline = torch.as_tensor(baseline, dtype=tensor.dtype, device=tensor.device)
+        baseline = _of_dtype(baseline, tensor.dtype).to(tensor.device)
         try:
             expanded.append(baseline.expand_as(tensor))
         except RuntimeError:
@@ -61,6 +67,30 @@ def expand_baselines(
                 f"(got {tuple(baseline.shape)}); a number, or (1, C, 1, 1), is enough"
             ) from None
     return tuple(expanded)
+
+
+def _of_dtype(given: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """A baseline of the inputs' dtype.
+
+    Raises:
+        ValueError: If it holds values that the dtype has not.
+    """
+    baseline = given
+    if not isinstance(baseline, Tensor):  # exact, whatever the default dtype is
+        exact = torch.float64 if isinstance(baseline, float) else None
+        baseline = torch.as_tensor(baseline, dtype=exact)
+    converted = baseline.to(dtype)
+    if dtype.is_floating_point or dtype.is_complex:
+        kept = bool(torch.isfinite(converted).all())
+    else:
+        kept = torch.equal(converted.to(baseline.dtype), baseline)
+    if not kept:
+        raise ValueError(
+            f"expected baselines that the inputs' {dtype} can hold (got "
+            f"{textwrap.shorten(str(baseline.tolist()), 60)}, which it rounds or "
+            "cannot reach); a baseline of token ids is an id"
+        )
+    return converted
 
 
 def expand_feature_mask(
@@ -86,6 +116,10 @@ def expand_feature_mask(
             f"expected feature_mask to be a tensor (got {type(mask).__name__}); "
             "several scales come from segmentation_func"
         )
+        if mask.layout != torch.strided:
+            raise ValueError(
+                f"expected a dense feature_mask (got {mask.layout}); call .to_dense()"
+            )
         if mask.is_floating_point() and not bool(
             (mask.isfinite() & (mask == mask.trunc())).all()
         ):

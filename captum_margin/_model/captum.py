@@ -6,15 +6,14 @@ them passes through here, so that such a move breaks one file and one test.
 
 from __future__ import annotations
 
+import operator
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from captum._utils.common import (
-    _format_additional_forward_args,
     _format_output,
     _format_tensor_into_tuples,
     _run_forward,
@@ -34,14 +33,21 @@ from captum._utils.typing import (
 from torch import Tensor, nn
 
 from captum_margin._model.failures import refusals_explained
+from captum_margin._model.forward_args import args_of_rows, plain_args
+from captum_margin._model.gradients import gradients_explained
 from captum_margin._model.hooks import eager
+from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.precision import models_precision
+from captum_margin._model.refusals import Examples, refusal
+from captum_margin._model.segments import check_layout
 
 __all__ = [
     "BaselineType",
+    "Examples",
+    "SoftmaxWatch",
     "TargetType",
     "TensorOrTupleOfTensorsGeneric",
-    "are_probabilities",
+    "check_layout",
     "check_output",
     "format_inputs",
     "format_output",
@@ -103,20 +109,67 @@ def target_outputs(
     forward_func: Callable[..., Tensor],
     inputs: tuple[Tensor, ...],
     additional_forward_args: object = None,
+    *,
+    of: Examples | None = None,
 ) -> Tensor:
     """Runs ``forward_func`` and refuses what cannot be scored.
+
+    Args:
+        forward_func (Callable): The model.
+        inputs (tuple[Tensor, ...]): Tensors of n rows.
+        additional_forward_args (Any, optional): As in Captum, for these rows.
+        of (Examples, optional): What they are masked copies of, which the model took.
+            Default: None
 
     Returns:
         Tensor: The model's output.
 
     Raises:
         TypeError: If the output is no tensor.
-        ValueError: If the output holds NaN or infinity.
+        ValueError: If the output holds NaN or infinity, or the model refuses what are
+            copies.
     """
+    if of is not None:
+        return _outputs_of_copies(forward_func, inputs, additional_forward_args, of)
     with models_precision(), refusals_explained(forward_func, inputs):
-        output: Tensor = _run_forward(
-            forward_func, inputs, None, additional_forward_args
-        )
+        output = _run(forward_func, inputs, additional_forward_args)
+    check_output(output)
+    return output
+
+
+def _run(forward_func: Callable[..., Tensor], inputs: Any, args: object) -> Tensor:
+    output: Tensor = _run_forward(forward_func, inputs, None, plain_args(args))
+    return output
+
+
+def _outputs_of_copies(
+    forward_func: Callable[..., Tensor],
+    copies: tuple[Tensor, ...],
+    args: Any,
+    of: Examples,
+) -> Tensor:
+    """The outputs of masked copies, and why not if there are none."""
+
+    def refused(reason: str) -> ValueError:
+        def run(inputs: object, arguments: object) -> object:
+            return _run(forward_func, inputs, arguments)
+
+        return refusal(run, copies, args, of, reason)
+
+    with models_precision():
+        try:
+            output = _run(forward_func, copies, args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            words = str(error).strip().partition("\n")[0]
+            raise refused(f"{type(error).__name__}: {words}") from error
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            if len(copies) > 1 or of.args is not None:
+                raise refused("outputs of NaN or infinity")
+        elif isinstance(output, Tensor) and output.dim() and of.args is not None:
+            if len(output) != len(of.rows):
+                raise refused(f"outputs of {len(output)} rows")
     check_output(output)
     return output
 
@@ -140,11 +193,6 @@ def check_output(output: object) -> None:
         )
 
 
-def are_probabilities(scores: Tensor) -> bool:
-    """Whether rows (B, C) look like the output of a softmax."""
-    return bool((scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3)
-
-
 def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
     """One entry of ``output`` for each of its n rows, (n,).
 
@@ -160,8 +208,8 @@ def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
         f"{rows}, in a list or an integer tensor; as tuples of ints where the output "
         f"has more axes {got}"
     )
-    real = isinstance(target, Tensor) and target.is_floating_point()
-    assert not real and not isinstance(target, bool), form
+    target = _whole_target(target)
+    assert target is not NotImplemented, form
     try:
         selected: Tensor = _select_targets(output, target)
     except AssertionError:
@@ -175,6 +223,25 @@ def select_targets(output: Tensor, target: TargetType, rows: int) -> Tensor:
         "forward_func score every example of a batch by itself."
     )
     return selected.reshape(rows)
+
+
+def _whole_target(target: Any) -> Any:
+    """A target of Captum's in its own types; NotImplemented if it has other numbers."""
+    if isinstance(target, Tensor):
+        other = target.is_floating_point() or target.is_complex()
+        return NotImplemented if other or target.dtype == torch.bool else target.long()
+    if isinstance(target, list):
+        whole = [_whole_target(value) for value in target]
+        whole = [
+            v.item() if isinstance(v, Tensor) and v.dim() == 0 else v for v in whole
+        ]
+        return NotImplemented if any(v is NotImplemented for v in whole) else whole
+    if target is None or isinstance(target, tuple):
+        return target
+    try:
+        return NotImplemented if isinstance(target, bool) else operator.index(target)
+    except TypeError:
+        return NotImplemented
 
 
 def layer_and_output(
@@ -200,7 +267,7 @@ def layer_and_output(
             forward_func,
             inputs,
             layer,
-            additional_forward_args=additional_forward_args,
+            additional_forward_args=plain_args(additional_forward_args),
             attribute_to_layer_input=attribute_to_layer_input,
             forward_hook_with_return=True,
         )
@@ -222,13 +289,21 @@ def layer_gradients(
     """Gradients of one score a row with respect to a layer's tensors, and these.
 
     Gradients are enabled inside, and no parameter's ``.grad`` is touched.
+
+    Raises:
+        ValueError: If the layer is not run, or the scores have no gradient.
     """
-    with eager(), _layer_is_run(layer):
+
+    def forward() -> object:
+        return _run(score_func, inputs, additional_forward_args)
+
+    explained = gradients_explained(forward, "the layer")
+    with eager(), _layer_is_run(layer), explained:
         gradients, values = compute_layer_gradients_and_eval(
             score_func,
             layer,
             inputs,
-            additional_forward_args=additional_forward_args,
+            additional_forward_args=plain_args(additional_forward_args),
             device_ids=device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
             grad_kwargs=grad_kwargs,
@@ -249,14 +324,6 @@ def _layer_is_run(layer: nn.Module) -> Iterator[None]:
             "is not run); pass one of this very model, model.get_submodule(name), not "
             "of a copy, and no layer that only training needs"
         ) from None
-    except RuntimeError as error:
-        if "not require grad" not in str(error):
-            raise
-        raise ValueError(
-            "expected scores that have a gradient with respect to the layer (got some "
-            "without); the model must not detach them, round them or leave torch; "
-            "MarginSaliency needs no gradient"
-        ) from None
 
 
 def target_scores(
@@ -266,6 +333,8 @@ def target_scores(
     additional_forward_args: object = None,
     *,
     softmax: bool = True,
+    watch: SoftmaxWatch | None = None,
+    of: Examples | None = None,
 ) -> Tensor:
     """Scores of the target, one per row of ``inputs``.
 
@@ -281,6 +350,8 @@ def target_scores(
         softmax (bool): Whether a two-dimensional output of more than one column is
             taken as logits and turned into probabilities. Other outputs are used as
             they are. Default: True
+        watch (SoftmaxWatch, optional): Told of what gets a softmax. Default: None
+        of (Examples, optional): As in :func:`target_outputs`. Default: None
 
     Returns:
         Tensor: Scores of shape (n,).
@@ -289,14 +360,10 @@ def target_scores(
         AssertionError: If the target does not fit the output (as in Captum), or if
             there is more than one score per row and no target.
     """
-    output = target_outputs(forward_func, inputs, additional_forward_args)
+    output = target_outputs(forward_func, inputs, additional_forward_args, of=of)
     if softmax and output.dim() == 2 and output.shape[1] > 1:
-        if are_probabilities(output):
-            warnings.warn(
-                "the model's outputs are probabilities already: pass softmax=False, "
-                "or return logits, so that the softmax is not applied twice",
-                stacklevel=2,
-            )
+        if watch is not None:
+            watch.note(output)
         # Half precision would round away what a masked copy changes.
         dtype = torch.promote_types(output.dtype, torch.float32)
         output = output.softmax(dim=1, dtype=dtype)
@@ -319,16 +386,13 @@ def select_rows(
 
     Returns:
         tuple: The target and the arguments for the n rows. As in Captum, one target
-        for all stays as it is, and tensors that hold a value per example are indexed.
+        for all stays as it is; which arguments are indexed is said at
+        :class:`captum_margin.Shared`.
+
+    Raises:
+        ValueError: As :func:`args_of_rows`.
     """
-    args = _format_additional_forward_args(additional_forward_args)
-    if args is not None:
-        args = tuple(
-            arg[rows.to(arg.device)]
-            if isinstance(arg, Tensor) and arg.dim() and len(arg) == n_examples
-            else arg
-            for arg in args
-        )
+    args = args_of_rows(additional_forward_args, rows, n_examples)
     if isinstance(target, list) and len(target) == n_examples:
         target = [target[row] for row in rows.tolist()]
     elif isinstance(target, Tensor) and target.dim() == 1 and target.numel() > 1:

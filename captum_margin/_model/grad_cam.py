@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from captum_margin._model.captum import (
     TargetType,
     layer_gradients,
-    select_rows,
     select_targets,
     target_outputs,
 )
+from captum_margin._model.forward_args import plain_args
 from captum_margin._model.layers import layer_of_maps
 
 __all__ = ["GRAD_CAM_PASSES", "grad_cam"]
@@ -67,9 +67,7 @@ def grad_cam(
     score.device_ids = getattr(model, "device_ids", None)  # type: ignore[attr-defined]
     with torch.inference_mode(False):
         inputs = tuple(tensor.clone() for tensor in inputs)  # for in-place models
-        _, args = select_rows(
-            None, additional_forward_args, torch.arange(len(inputs[0])), len(inputs[0])
-        )
+        args = plain_args(additional_forward_args)
         args = None if args is None else tuple(map(_outside_inference, args))
         try:
             (_, layer, _), reshape = layer_of_maps(model, inputs, args)

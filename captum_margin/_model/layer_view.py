@@ -17,6 +17,7 @@ from captum_margin._model.captum import (
     select_targets,
     target_outputs,
 )
+from captum_margin._model.forward_args import plain_args
 from captum_margin._model.hooks import check_hooks, eager, layer_name
 
 __all__ = ["LayerView", "class_scores", "margins", "own_scores", "target_classes"]
@@ -190,10 +191,17 @@ class LayerView:
         return self.values_and_output(inputs, args)[0]
 
     def count_executions(self, inputs: tuple[Tensor, ...], args: object = None) -> int:
-        """How often one forward pass runs the layer."""
-        seen: list[None] = []
-        with self._hook(lambda layer, passed: seen.append(None)), torch.no_grad():
+        """How often one forward pass runs the layer.
+
+        Raises:
+            AssertionError: If the layer gives, or takes, several tensors in a tuple.
+            ValueError: If it gives none, or another container.
+        """
+        seen: list[Any] = []
+        with self._hook(lambda layer, passed: seen.append(passed)), torch.no_grad():
             target_outputs(self.forward_func, inputs, args)
+        for passed in seen:
+            _single(passed)
         return max(1, len(seen))
 
     def gradients(
@@ -225,10 +233,9 @@ class LayerView:
         with torch.inference_mode(False):
             classes = _outside_inference(classes)
             inputs = tuple(map(_outside_inference, inputs))
-            if isinstance(args, tuple):
+            args = plain_args(args)
+            if args is not None:
                 args = tuple(map(_outside_inference, args))
-            else:
-                args = _outside_inference(args)
             gradients, values = layer_gradients(
                 score,
                 self.layer,
@@ -291,16 +298,25 @@ def _outside_inference(argument: Any) -> Any:
 
 
 def _single(values: Any) -> Tensor:
-    if isinstance(values, tuple | list):
-        assert len(values) == 1, (
-            f"expected a layer with one tensor (got {len(values)}); choose a layer "
-            "inside it, or the one that takes its output"
-        )
+    """The one tensor that passes a layer, with a batch axis and channels.
+
+    Raises:
+        AssertionError: If there are several in a tuple (as in Captum).
+        ValueError: If there is none, or another container.
+    """
+    if isinstance(values, tuple) and len(values) == 1:
         values = values[0]
     if not isinstance(values, Tensor) or values.dim() < 2:
-        raise ValueError(
-            "expected a layer whose output is (B, K) or (B, K, h, w) (got "
-            f"{tuple(getattr(values, 'shape', ())) or type(values).__name__}); choose "
-            "another layer"
+        got = (
+            str(tuple(values.shape))
+            if isinstance(values, Tensor)
+            else f"a {type(values).__name__} of {len(values)}"
+            if isinstance(values, (tuple, list, dict))
+            else f"a {type(values).__name__}"
+        )
+        error = AssertionError if isinstance(values, tuple) else ValueError
+        raise error(
+            f"expected a layer with one tensor, (B, K) or (B, K, h, w) (got {got}); "
+            "choose a layer inside it, or the one that takes its output"
         )
     return values

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from captum_margin._model.failures import refusals_explained
+from captum_margin._model.forward_args import plain_args
 from captum_margin._model.hooks import check_hooks, eager, uncompiled
+from captum_margin._model.segments import check_layout
 
 __all__ = [
     "ConvLayer",
@@ -19,6 +22,7 @@ __all__ = [
     "layer_of_maps",
     "maps_shape",
     "output_shapes",
+    "reshape_of",
     "tokens_to_maps",
 ]
 
@@ -95,11 +99,15 @@ def last_conv_layer(
     """
     layer, reshape = layer_of_maps(model, inputs, additional_forward_args)
     if reshape is not None:
+        transform = "tokens_to_maps"
+        if isinstance(reshape, partial):
+            grid = reshape.keywords["grid"]
+            transform = f"functools.partial(tokens_to_maps, grid={grid})"
         raise ValueError(
             "cannot choose a layer by itself: the network's maps come before its "
             "layers of tokens, as in a transformer; pass "
             f"layer=model.get_submodule({layer.name!r}) or another layer of tokens, "
-            "and reshape_transform=tokens_to_maps"
+            f"and reshape_transform={transform}"
         )
     return layer
 
@@ -125,6 +133,7 @@ def layer_of_maps(
             f"(B, C, H, W) (got {type(model).__name__} and "
             f"{shapes_in}); pass layer="
         )
+    check_layout(next(tensor for tensor in tensors if tensor.dim() == 4))
     model = uncompiled(model)
     shapes, output = output_shapes(model, tensors, additional_forward_args)
     modules = dict(model.named_modules())
@@ -153,8 +162,16 @@ def layer_of_maps(
         attends = any(place[name] > place[found[-1]] for name in _attentions(shapes))
         if len(convolutions) <= 1 or attends:
             name = _before_attention(list(shapes), tokens)
-            shape = maps_shape(shapes[name], size) or shapes[name]
-            return ConvLayer(name, modules[name], shape), tokens_to_maps
+            shape = maps_shape(shapes[name], size)
+            if shape is None:
+                raise ValueError(
+                    "cannot choose a layer by itself: the tokens of the layer "
+                    f"{name!r}, {shapes[name]}, are no grid of patches of images "
+                    f"{size}; pass layer= and reshape_transform=functools.partial("
+                    "tokens_to_maps, grid=(h, w))"
+                )
+            reshape = reshape_of(shapes[name], shape)
+            return ConvLayer(name, modules[name], shape), reshape
     if not found:
         raise ValueError(
             "cannot choose a layer by itself: no layer of the model has maps "
@@ -163,19 +180,26 @@ def layer_of_maps(
     return ConvLayer(found[-1], modules[found[-1]], shapes[found[-1]]), None
 
 
-def tokens_to_maps(values: Tensor) -> Tensor:
+def tokens_to_maps(values: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
     """Tokens of a transformer as maps: a ``reshape_transform``.
 
     Args:
-        values (Tensor): Tokens (B, T, K) of a square image, row by row, the class token
-            and others that are no places first (ViT, DeiT, DINOv2); or maps with
-            channels last, (B, h, w, K) (Swin).
+        values (Tensor): Tokens (B, T, K), row by row, those that are no places first
+            (class token, distillation token, registers); or maps with channels last,
+            (B, h, w, K) (Swin).
+        grid (tuple[int, int], optional): Places along h and w, the last h * w of the
+            tokens; as a transform ``functools.partial(tokens_to_maps, grid=(14, 16))``.
+            Default: None, a square behind a class token (ViT), or where T leaves no
+            such grid of the class token alone, a square behind none, behind the class
+            and distillation tokens (DeiT), or behind the class token and four registers
+            (DINOv2).
 
     Returns:
         Tensor: Maps, (B, K, h, w).
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or the grid is not given and not certain, or not
+            of the values.
 
     Cost: none, the result is a view of the tokens.
 
@@ -189,19 +213,77 @@ def tokens_to_maps(values: Tensor) -> Tensor:
         >>> from captum_margin.attr import tokens_to_maps
         >>> tokens_to_maps(torch.rand(2, 1 + 14 * 14, 768)).shape
         torch.Size([2, 768, 14, 14])
+        >>> tokens_to_maps(torch.rand(2, 1 + 14 * 16, 768), grid=(14, 16)).shape
+        torch.Size([2, 768, 14, 16])
         >>> tokens_to_maps(torch.rand(2, 7, 7, 768)).shape
         torch.Size([2, 768, 7, 7])
     """
+    shape = tuple(values.shape)
     if values.dim() == 3:
-        side = math.isqrt(values.shape[1])
-        places = values[:, values.shape[1] - side * side :]
-        values = places.unflatten(1, (side, side))
+        n_tokens = shape[1]
+        if grid is None:
+            grid = _certain_grid(n_tokens)
+        n_places = math.prod(grid)
+        if len(grid) != 2 or min(grid) < 1 or n_places > n_tokens:
+            raise ValueError(
+                f"expected a grid (h, w) of at most {n_tokens} places, as many as "
+                f"there are tokens (got {tuple(grid)} for {shape})"
+            )
+        values = values[:, n_tokens - n_places :].unflatten(1, tuple(grid))
+    elif values.dim() == 4 and grid is not None and shape[1:3] != tuple(grid):
+        raise ValueError(
+            f"expected maps (B, h, w, K) of the grid {tuple(grid)} (got {shape})"
+        )
     if values.dim() != 4:
         raise ValueError(
             "expected tokens (B, T, K), or maps with channels last (B, h, w, K) (got "
-            f"{tuple(values.shape)}); pass a reshape_transform of your own"
+            f"{shape}); pass a reshape_transform of your own"
         )
     return values.permute(0, 3, 1, 2)
+
+
+#: How many tokens that are no places come first, the most usual number first.
+_BEFORE = {
+    1: "a class token",
+    0: "no other token",
+    2: "a class and a distillation token",
+    5: "a class token and 4 registers",
+}
+#: Grids of longer shape are not thought of where none is given.
+_LONGEST = 2.0
+
+
+def _certain_grid(n_tokens: int) -> tuple[int, int]:
+    """The square that so many tokens are, behind those that are no places.
+
+    Raises:
+        ValueError: If they are none, or may be a class token and another grid.
+    """
+    squares = {n: _square(n_tokens - n) for n in _BEFORE}
+    found = {n: side for n, side in squares.items() if side}
+    if 1 in found:
+        return found[1], found[1]
+    behind_class = [
+        (h, (n_tokens - 1) // h)
+        for h in range(2, math.isqrt(max(0, n_tokens - 1)) + 1)
+        if (n_tokens - 1) % h == 0 and (n_tokens - 1) / h < _LONGEST * h
+    ]
+    if found and not behind_class:
+        side = next(iter(found.values()))
+        return side, side
+    readings = [f"{_BEFORE[n]} and {s} x {s} places" for n, s in found.items()]
+    readings += [f"{_BEFORE[1]} and {h} x {w} places" for h, w in behind_class[-1:]]
+    raise ValueError(
+        f"expected a grid for {n_tokens} tokens (got none; they may be "
+        f"{', or '.join(readings) or 'of any'}); pass reshape_transform="
+        "functools.partial(tokens_to_maps, grid=(h, w)), or one of your own"
+    )
+
+
+def _square(n_places: int) -> int:
+    """The side of so many places, if they are a square of more than one; else 0."""
+    side = math.isqrt(max(0, n_places))
+    return side if side > 1 and side * side == n_places else 0
 
 
 def is_map(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
@@ -218,18 +300,46 @@ def is_map(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
 
 
 def maps_shape(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape that :func:`tokens_to_maps` gives an output; None if it is no tokens.
+    """The shape of an output's maps, as tokens or channels last; None if it is neither.
+
+    Tokens are the patches of the image, all of one side, behind 0, 1, 2 or 5 others.
 
     Args:
         shape (tuple[int, ...]): Of the output.
         size (tuple[int, ...]): Of the images, (H, W).
     """
     if len(shape) == 3:
-        side = math.isqrt(shape[1])
-        return (shape[0], shape[2], side, side) if side > 1 else None
+        for n_before in _BEFORE:
+            n_places = shape[1] - n_before
+            side = _square(n_places) if size[0] == size[1] else 0
+            if side:
+                return (shape[0], shape[2], side, side)
+            for patch in range(1, min(size) // 2 + 1):
+                h, w = size[0] // patch, size[1] // patch
+                if h * w == n_places:
+                    return (shape[0], shape[2], h, w)
     if len(shape) == 4 and shape[1] > 1 and shape[1] * size[1] == shape[2] * size[0]:
         return (shape[0], shape[3], shape[1], shape[2])
     return None
+
+
+def reshape_of(
+    shape: tuple[int, ...], maps: tuple[int, ...]
+) -> Callable[[Tensor], Tensor]:
+    """What makes maps of an output of tokens, or with channels last.
+
+    Args:
+        shape (tuple[int, ...]): Of the output.
+        maps (tuple[int, ...]): Of the maps, as :func:`maps_shape` has them.
+    """
+    if len(shape) == 3:
+        try:
+            certain = _certain_grid(shape[1])
+        except ValueError:
+            certain = None
+        if certain != maps[2:]:
+            return partial(tokens_to_maps, grid=(maps[2], maps[3]))
+    return tokens_to_maps
 
 
 def output_shapes(
@@ -242,7 +352,7 @@ def output_shapes(
         come (of several uses the last), and the shape of the model's own output; () for
         what is no tensor.
     """
-    extra = args if isinstance(args, tuple) else () if args is None else (args,)
+    extra = plain_args(args) or ()
     names = {module: name for name, module in model.named_modules() if name}
     shapes: dict[str, tuple[int, ...]] = {}
 

@@ -11,10 +11,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_IMAGE_SIDE", "element_partition", "is_image", "slic_segments"]
+from captum_margin._whole_numbers import whole_number
+
+__all__ = [
+    "MIN_IMAGE_SIDE",
+    "check_layout",
+    "element_partition",
+    "has_space",
+    "is_image",
+    "slic_segments",
+]
 
 #: Below this side (pixels) an image has too few pixels for superpixels.
 MIN_IMAGE_SIDE = 16
+#: Below this length a series, and below its square of places a volume, has so few
+#: elements that each can be a feature.
+_MIN_LENGTH = 16
+#: Channels of pictures: grey, colour, colour with transparency.
+_CHANNELS = (1, 3, 4)
 
 
 def is_image(tensor: Tensor) -> bool:
@@ -24,6 +38,47 @@ def is_image(tensor: Tensor) -> bool:
         and tensor.is_floating_point()
         and min(tensor.shape[2:]) >= MIN_IMAGE_SIDE
     )
+
+
+def has_space(tensor: Tensor) -> bool:
+    """Whether a batch holds images, series (B, C, L) or volumes (B, C, D, H, W).
+
+    They must be large enough for smooth random parts. A series has more steps than
+    channels: what has not may be (B, L, C).
+    """
+    if not tensor.is_floating_point():
+        return False
+    if tensor.dim() == 3:
+        return tensor.shape[2] >= _MIN_LENGTH and tensor.shape[2] > tensor.shape[1]
+    if tensor.dim() == 5:
+        return tensor[0, 0].numel() >= _MIN_LENGTH**2
+    return is_image(tensor)
+
+
+def check_layout(tensor: Tensor) -> None:
+    """Refuses images and volumes whose channels are last.
+
+    Raises:
+        ValueError: If they are: the last axis has 1, 3 or 4 places, and those that
+            would then be space have 16 or more each, the one of the channels too.
+    """
+    places = tuple(tensor.shape[1:-1])
+    if (
+        tensor.dim() in (4, 5)
+        and tensor.shape[-1] in _CHANNELS
+        and min(places) >= MIN_IMAGE_SIDE
+    ):
+        given, wanted, order = (
+            ("(B, H, W, C)", "(B, C, H, W)", "0, 3, 1, 2")
+            if tensor.dim() == 4
+            else ("(B, D, H, W, C)", "(B, C, D, H, W)", "0, 4, 1, 2, 3")
+        )
+        back = "0, 2, 3, 1" if tensor.dim() == 4 else "0, 2, 3, 4, 1"
+        raise ValueError(
+            f"expected channels first, {wanted} (got {tuple(tensor.shape)}, which "
+            f"looks like channels last, {given}); pass inputs.permute({order}), and "
+            f"for a model that wants channels last lambda x: model(x.permute({back}))"
+        )
 
 
 def slic_segments(
@@ -64,7 +119,8 @@ def slic_segments(
     """
     from skimage.segmentation import slic
 
-    scales = [n_segments] if isinstance(n_segments, int) else list(n_segments)
+    given = n_segments if isinstance(n_segments, Sequence) else [n_segments]
+    scales = [whole_number(scale, "n_segments") for scale in given]
     if image.dim() != 3:
         raise ValueError(
             f"expected an image of shape (C, H, W) (got {tuple(image.shape)}); "
@@ -99,7 +155,7 @@ def element_partition(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             budget would say anything.
     """
     for tensor in inputs:
-        if tensor.dim() == 4 and is_image(tensor.to(torch.float32)):
+        if tensor.dim() in (4, 5) and has_space(tensor.to(torch.float32)):
             raise TypeError(
                 f"expected floating-point images (got {tensor.dtype}); convert them as "
                 "the model needs them, for example with image.float() / 255, or pass a "

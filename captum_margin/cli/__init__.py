@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from captum_margin._version import __version__
 from captum_margin.cli import audit, demo, explain
-from captum_margin.cli.output import CommandError
+from captum_margin.cli.output import CommandError, any_terminal, say, to_nobody
 
 __all__ = ["main"]
 
@@ -31,6 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["explain", "cat.jpg", "--model", "squeezenet"])
         1
     """
+    with any_terminal():
+        try:
+            return _run(argv)
+        except BrokenPipeError:  # of the help, which nobody reads to its end
+            to_nobody(sys.stdout)
+            return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if "run" not in args:
@@ -39,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
     except CommandError as error:
-        print(f"captum-margin: error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         status = error.status
     except KeyboardInterrupt:
-        print("captum-margin: interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         status = 130
     return status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
@@ -141,10 +142,9 @@ def _safetensors(path: Path) -> Any:
         ) from None
     try:
         return load_file(path)
-    except Exception as error:  # of its own kind
+    except Exception:  # of its own kind, in its own words
         raise CommandError(
-            f"cannot read the weights {path}: a damaged safetensors file "
-            f"({one_line(error)})"
+            f"cannot read the weights {path}: a damaged safetensors file; get it anew"
         ) from None
 
 
@@ -167,7 +167,7 @@ def _pickled(path: Path) -> Any:
                 "does, and to load such a file is to run it; where it was saved, save "
                 "torch.save(model.state_dict(), ...) instead"
             )
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and error.errno != errno.EINVAL:  # cut off
             reason = error.strerror or one_line(error)
         elif isinstance(error, MemoryError):
             reason = "there is not enough memory"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_margin._model.captum import are_probabilities
+from captum_margin._model.outputs import are_probabilities
 from captum_margin.cli.checkpoint import fit_names, misfit, read_state
 from captum_margin.cli.lookup import is_reference, look_up, raised, takes_nothing
 from captum_margin.cli.output import (

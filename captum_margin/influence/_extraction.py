@@ -17,6 +17,8 @@ from torch.utils.data import (
 )
 from tqdm.auto import tqdm
 
+from captum_margin._whole_numbers import whole_number
+
 __all__ = [
     "as_dataset",
     "as_loader",
@@ -47,6 +49,7 @@ def as_loader(data: Any, batch_size: int) -> DataLoader[Any]:
             raise TypeError(
                 f"expected a Dataset or DataLoader (got {type(data).__name__})"
             )
+        batch_size = whole_number(batch_size, "batch_size", 1)
         # A generator of its own: the global random state stays as it is.
         return DataLoader(data, batch_size, generator=torch.Generator())
     batches = data.batch_sampler

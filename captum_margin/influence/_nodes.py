@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_margin.influence.samples import Samples
+from captum_margin.influence.samples import Samples, as_features
 from captum_margin.signal import Graph, as_undirected
 
 
@@ -19,15 +19,19 @@ def samples_of(data: Any) -> Samples:
             "expected a graph with edge_index, such as torch_geometric.data.Data "
             f"(got {type(data).__name__}); make one with Data(edge_index=..., x=...)"
         )
-    nodes = getattr(data, "num_nodes", None)
     x, y = getattr(data, "x", None), getattr(data, "y", None)
+    if x is not None:
+        x = as_features(x)
+        if x.dim() == 0:
+            raise ValueError("expected features data.x of shape (N, F) (got a number)")
+    nodes = getattr(data, "num_nodes", None)
     if nodes is None and x is not None:
         nodes = len(x)
     graph = as_undirected(edge_index, getattr(data, "edge_weight", None), nodes)
     if graph.num_nodes == 0:
         raise ValueError("expected at least one node (got none)")
     features = None
-    if x is not None and x.numel():
+    if x is not None and 0 not in x.shape:
         features = rows_of(x, graph.num_nodes, "features data.x")
     labels = None
     if isinstance(y, Tensor) and y.numel() == graph.num_nodes and not y.is_complex():
@@ -73,7 +77,15 @@ def not_held_out(data: Any, graph: Graph) -> Tensor:
 
 def indices_of(given: Any, graph: Graph, name: str) -> Tensor:
     """A mask or indices as ascending indices without repetition."""
-    value: Tensor = torch.as_tensor(given, device=graph.edge_index.device)
+    if isinstance(given, (set, frozenset)):
+        given = sorted(given)
+    try:
+        value: Tensor = torch.as_tensor(given, device=graph.edge_index.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"expected {name} as a mask (N,) or a list of node indices (got "
+            f"{type(given).__name__})"
+        ) from None
     nodes = graph.num_nodes
     if value.dtype == torch.bool:
         if value.shape != (nodes,):

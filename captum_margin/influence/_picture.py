@@ -81,8 +81,24 @@ def image_of(item: Any) -> NDArray[Any]:
         raise ValueError(
             f"expected images of 1 or 3 channels (got shape {image.shape})"
         )
+    if image.dtype.kind in "iu" and image.dtype.itemsize > 1 and image.size:
+        return _of_integers(image)
+    finite = image[np.isfinite(image)]
+    if image.dtype.kind == "f" and finite.size < image.size:
+        image = np.where(np.isfinite(image), image, finite.min() if finite.size else 0)
     if image.dtype.kind == "f" and (image.min() < 0 or image.max() > 1):
         # Normalised by unknown constants: the range is stretched so that all shows.
         spread = image.max() - image.min()
         image = (image - image.min()) / (spread if spread > 0 else 1)
     return image
+
+
+def _of_integers(image: NDArray[Any]) -> NDArray[Any]:
+    """From 0, black, to white: that of 8 bits or of 16, or the greatest if larger."""
+    if image.dtype == np.uint16:
+        sixteen: NDArray[Any] = image / np.float64(65535)
+        return sixteen
+    low, high = min(0, int(image.min())), int(image.max())
+    white = next((w for w in (255, 65535) if high <= w), high)
+    shown: NDArray[Any] = (image - np.float64(low)) / (white - low)
+    return shown

@@ -14,6 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from captum_margin._numbers import as_numbers
+
 __all__ = ["as_probabilities", "warn_of_learnt_labels"]
 
 # How far the sum of a row may be from one: probabilities written with three decimals.
@@ -86,9 +88,11 @@ def _columns(pred_probs: Any, classes: tuple[Any, ...]) -> Tensor:
     names = getattr(pred_probs, "columns", None)
     if names is not None and set(names) == set(classes) and len(names) == len(classes):
         pred_probs = pred_probs[list(classes)]
-    array = np.asarray(pred_probs)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"expected numbers as pred_probs (got {array.dtype})")
+    try:
+        array = as_numbers(pred_probs, "pred_probs")
+    except TypeError:
+        kind = np.asarray(pred_probs).dtype
+        raise TypeError(f"expected numbers as pred_probs (got {kind})") from None
     return torch.from_numpy(array.astype(np.float64))
 
 

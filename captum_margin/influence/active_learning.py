@@ -10,6 +10,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 from typing_extensions import Unpack, override
 
+from captum_margin._whole_numbers import is_whole
+from captum_margin.influence._graph_data import (
+    warn_of_few_candidates,
+    with_edge_index,
+)
 from captum_margin.influence._nodes import (
     indices_of,
     not_held_out,
@@ -50,16 +55,17 @@ class ActiveLearningSettings(Settings):
         seed (int): Of the auto-encoder, and of the nodes over which coverage of a large
             graph is summed.
         reach (int): Steps of propagation of the features before nodes are compared.
-        weighted (bool): Whether to cover a node is worth what the function is there.
+        weighted (bool): Whether to cover a node is worth what the function is there; a
+            function of your own always is the worth.
     """
 
     seed: int = 0
     reach: int = 2
-    weighted: bool = True
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         """Checks the reach."""
-        if not isinstance(self.reach, int) or self.reach < 0:
+        if not is_whole(self.reach) or self.reach < 0:
             raise ValueError(f"expected a whole reach >= 0 (got {self.reach})")
 
 
@@ -94,16 +100,16 @@ def select_nodes(
         = \hat{\mathbf{X}} - (\mathbf{I} - \mathbf{A}^p) \hat{\mathbf{X}} ,
         \qquad \mathbf{c}_i = \mathbf{z}_i - \bar{\mathbf{z}} .
 
-    The picks cover all nodes by the cosine of :math:`\mathbf{c}`, and to cover node j
-    is worth the function :math:`f(j) = \|\mathbf{c}_j\|`, see
-    :func:`~captum_margin.signal.select_covering`: much where the features around a node
-    agree with one another and not with those of the whole graph. The first picks do not
-    depend on how many follow: with ``labelled`` the next round goes on where the last
-    one ended.
+    The picks cover all nodes by the cosine of :math:`\mathbf{c}`, see
+    :func:`~captum_margin.signal.select_covering`. With ``weighted`` to cover node j is
+    worth the function :math:`f(j) = \|\mathbf{c}_j\|`: much where the features around
+    a node agree with one another and not with those of the whole graph. The first picks
+    do not depend on how many follow: with ``labelled`` the next round goes on where the
+    last one ended.
 
     Args:
         data (Data): With ``edge_index`` (any direction, loops and parallel edges are
-            merged), and what else there is: ``x`` (N, F), ``edge_weight``,
+            merged) or ``adj_t``, and what else there is: ``x`` (N, F), ``edge_weight``,
             ``num_nodes``, ``val_mask``, ``test_mask``, ``y``.
         budget (int): How many nodes, at least 0; with ``per_class``, of each class.
         candidates (Tensor, optional): Mask (N,) or indices of the nodes that may be
@@ -123,7 +129,7 @@ def select_nodes(
 
     Returns:
         Tensor: Node indices in the order of picking, int64, without repetition; all
-        candidates if the budget exceeds them, none if there are none.
+        candidates, with a warning, if the budget exceeds them, none if there are none.
 
     Raises:
         TypeError: If an argument is of the wrong type or an option unknown.
@@ -202,6 +208,7 @@ class ActiveLearning(MarginInfluence):
         **options: Unpack[ActiveLearningOptions],
     ) -> None:
         """See the class."""
+        data = with_edge_index(data)
         samples = samples_of(data)
         assert samples.graph is not None
         self._start(samples, function, paper, None, options)
@@ -267,7 +274,7 @@ class ActiveLearning(MarginInfluence):
             TypeError: As there.
             ValueError: As there.
         """
-        if isinstance(budget, bool) or not isinstance(budget, int):
+        if not is_whole(budget):
             raise TypeError(f"expected an integer budget (got {budget!r})")
         if budget < 0:
             raise ValueError(f"expected a budget >= 0 (got {budget})")
@@ -288,13 +295,17 @@ class ActiveLearning(MarginInfluence):
         done = pool[:0] if labelled is None else indices_of(labelled, graph, "labelled")
         if not per_class:
             groups = None
+        free = pool[~torch.isin(pool, done)]
+        if groups is None:
+            warn_of_few_candidates(budget, len(free))
         if self.paper:
-            pool = pool[~torch.isin(pool, done)]
+            pool = free
             return _highest(self.self_influence(), pool, budget, groups)
+        weighted = self._used().weighted or self.function is not None
         return select_covering(
             self._embedding(samples),
             budget,
-            weight=self.result().function if self._used().weighted else None,
+            weight=self.result().function if weighted else None,
             candidates=pool,
             chosen=done,
             groups=groups,

@@ -10,6 +10,7 @@ from captum.influence import DataInfluence
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from captum_margin._whole_numbers import is_whole
 from captum_margin.influence._extraction import (
     as_dataset,
     as_loader,
@@ -249,7 +250,7 @@ class MarginInfluence(DataInfluence):
             TypeError: As :meth:`self_influence`.
             ValueError: As :meth:`self_influence`, or if ``k`` is below 1.
         """
-        if k is not None and k < 1:
+        if k is not None and (not is_whole(k) or k < 1):
             raise ValueError(f"expected k >= 1 samples (got {k})")
         scores = self.self_influence(inputs, show_progress)
         if k is None:

@@ -16,6 +16,8 @@ from torch_geometric.nn import GAE
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from tqdm.auto import tqdm
 
+from captum_margin._whole_numbers import is_whole, whole_number
+from captum_margin.influence._graph_data import with_edge_index
 from captum_margin.signal import Graph, as_undirected, to_csr
 
 __all__ = ["embed_nodes"]
@@ -67,8 +69,8 @@ def embed_nodes(
     encoder, a random projection of the features.
 
     Args:
-        data (Data): With ``edge_index`` and, if there are any, features ``x`` of shape
-            (N, F): floating, integer or bool.
+        data (Data): With ``edge_index`` or ``adj_t`` and, if there are any, features
+            ``x`` of shape (N, F): floating, integer or bool.
         dim (int, optional): Size of an embedding. Default: 16.
         hidden (int, optional): Size of the layer before it. Default: 32.
         epochs (int, optional): Steps of Adam. Default: 200.
@@ -107,7 +109,9 @@ def embed_nodes(
     source, target = edge_index = graph.edge_index.to(device)
     edges = edge_index[:, source < target]  # (2, E / 2): each edge once, keys ascending
     dtype = torch.get_default_dtype() if x is None else x.dtype
-    generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+    generator = torch.Generator().manual_seed(
+        whole_number(seed, "seed")
+    )  # on the CPU for any device
 
     edge_index, weight = gcn_norm(edge_index, None, n, dtype=dtype)
     shift = to_csr(edge_index, weight, n)  # symmetric
@@ -213,6 +217,7 @@ def _glorot(rows: int, columns: int, generator: torch.Generator) -> torch.nn.Par
 
 def _checked(data: Data) -> tuple[Graph, Tensor | None]:
     """The undirected graph, and the features as floating numbers."""
+    data = with_edge_index(data)
     if not isinstance(data, Data):
         raise TypeError(
             "expected a torch_geometric.data.Data with one type of nodes "
@@ -249,7 +254,7 @@ def _checked(data: Data) -> tuple[Graph, Tensor | None]:
 def _check_options(dim: int, hidden: int, epochs: int, lr: float) -> None:
     sizes = {"dim": dim, "hidden": hidden, "epochs": epochs}
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"expected an integer {name} >= 1 (got {value!r})")
     if not 0 < lr < torch.inf:
         raise ValueError(f"expected a finite learning rate lr > 0 (got {lr})")

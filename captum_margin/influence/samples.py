@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
 from torch import Tensor
 
+from captum_margin._numbers import as_numbers, as_real
 from captum_margin.signal import Graph, as_undirected
 from captum_margin.signal._labels import ClassNames, as_labels
 from captum_margin.signal._sparse_rows import SparseRows
@@ -49,23 +51,20 @@ def as_features(features: Any) -> Tensor:
 
     Raises:
         TypeError: If they are not numbers.
+        ValueError: If one is missing, or rows are of different lengths.
     """
     if isinstance(features, Tensor):
-        return features.detach()
+        if features.layout == torch.strided or features.dim() != 2:
+            return as_real(features, "features")
+        coo = features.detach().to_sparse_coo().cpu().coalesce()
+        values = as_real(coo.values(), "features").numpy()
+        matrix = coo_matrix((values, coo.indices().numpy()), tuple(coo.shape))
+        return cast(Tensor, SparseRows(matrix))
     if isinstance(features, SparseRows):
         return cast(Tensor, features)
     if hasattr(features, "toarray"):  # SciPy sparse
         return cast(Tensor, SparseRows(features))
-    if hasattr(features, "to_numpy"):  # pandas
-        features = features.to_numpy()
-    array = np.asarray(features)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"expected numbers as features (got {array.dtype}); encode text columns "
-            "first, and select numeric ones of a table"
-        )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)  # of little use to torch
+    array = as_numbers(features, "features")
     if isinstance(features, np.memmap):
         with warnings.catch_warnings():
             # The file may be read-only: nothing here writes to features.
@@ -79,7 +78,7 @@ def as_function(signal: Tensor, n: int) -> Tensor:
     """A function on n samples, floating and without a gradient.
 
     Raises:
-        ValueError: If its shape does not fit.
+        ValueError: If its shape does not fit, or its squares overflow or vanish.
     """
     if signal.dim() not in (1, 2) or signal.size(0) != n:
         raise ValueError(
@@ -87,8 +86,23 @@ def as_function(signal: Tensor, n: int) -> Tensor:
             f"(got {tuple(signal.shape)}); one row per sample"
         )
     if signal.is_floating_point():
+        _check_squares(signal.detach())
         return signal.detach()
     return signal.to(torch.get_default_dtype())
+
+
+def _check_squares(signal: Tensor) -> None:
+    """Raises if what scores are, squares of parts of a function, has no room."""
+    if signal.element_size() < 4:
+        return
+    largest = float(signal.abs().max()) if signal.numel() else 0.0
+    range_ = torch.finfo(signal.dtype)
+    least, most = range_.tiny**0.5, range_.max**0.5 / max(signal.numel(), 1)
+    if largest and largest < torch.inf and not least < largest < most:
+        raise ValueError(
+            "expected a function of squares that neither overflow nor vanish (got "
+            f"{largest:.3g} as its largest value); divide it by {largest:.1g} first"
+        )
 
 
 def as_graph(graph: Any, num_nodes: int | None, bandwidth: float | None) -> Graph:

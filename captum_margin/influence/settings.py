@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_margin._keywords import refuse_unknown
+from captum_margin._numbers import bounded_rows, check_span
 from captum_margin.neighbors import (
     Backend,
     Neighbors,
@@ -120,6 +121,7 @@ def neighbor_graph(features: Tensor, settings: Settings) -> FoundGraph:
     bandwidth, given = settings.bandwidth, settings.backend
     kind: Literal["none", "gaussian"] = "none" if bandwidth is None else "gaussian"
     backend, recall = "exact", None
+    check_span(features, settings.metric)
     if (
         not isinstance(given, Neighbors)
         and as_sparse(features) is None
@@ -181,8 +183,10 @@ def as_points(features: Tensor, settings: Settings) -> Tensor:
         return points
     rows = as_sparse(points)
     if rows is not None:
+        rows = rows.bounded()
         length = rows.square_norms().sqrt()
         return cast(Tensor, rows.scaled(1 / length.where(length > 0, 1)))
+    points = bounded_rows(points)
     norms: Tensor = points.norm(dim=1, keepdim=True)
     directions: Tensor = points / norms.where(norms > 0, 1)
     return directions

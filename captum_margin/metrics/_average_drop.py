@@ -19,10 +19,10 @@ from torch import Tensor
 from captum_margin._model.captum import TargetType
 from captum_margin._version import versions
 from captum_margin.metrics._images import (
+    TargetScorer,
     check_images,
     resolve_baseline,
     spatial_map,
-    target_scorer,
 )
 from captum_margin.metrics._ranked_masks import (
     TIE_RULE,
@@ -108,14 +108,16 @@ def average_drop(
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         keep (float, optional): Share of the pixels to keep, in (0, 1]: the nearest
             whole number of them, at least one. None is the soft mask. Default: None
         baseline (float or Tensor, optional): What takes the place of the rest; a tensor
             broadcasts over the inputs in four axes. On inputs normalised by a data
             set's mean, 0 is that mean colour, not black. Default: 0.0
         softmax (bool, optional): Whether outputs (B, C > 1) are logits, to be turned
-            into probabilities. Default: True
+            into probabilities; see :class:`captum_margin.attr.MarginSaliency` for
+            what are none. Default: True
 
     Returns:
         AverageDrop: Drops, increases, their means, both scores, mask means, number
@@ -152,7 +154,7 @@ def average_drop(
             "pixels, or None for the soft mask"
         )
     rest, words = resolve_baseline(baseline, images)
-    score = target_scorer(forward_func, target, additional_forward_args, softmax)
+    score = TargetScorer(forward_func, target, additional_forward_args, softmax)
     settings: dict[str, Any] = {"metric": "average drop and increase"}
     if keep is None:
         full = at_least_float32(score(images, 1))
@@ -184,6 +186,7 @@ def average_drop(
             f"{full.min().item():.6g}), as the drop is a share of them; use "
             "softmax=True, or a forward_func that returns probabilities"
         )
+    score.watch.warn()
     lost = (full - kept).clamp(min=0)
     drop = torch.where(full > 0, lost / full, 0.0)
     increase = kept > full

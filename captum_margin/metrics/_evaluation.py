@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -122,7 +123,8 @@ def evaluate(
         attributions (Tensor): Maps of shape (B, C, H, W) or (B, 1, H, W).
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
-        additional_forward_args (Any, optional): As there. Default: None
+        additional_forward_args (Any, optional): As there; what of it goes along with
+            the examples is said at :class:`captum_margin.Shared`. Default: None
         baseline (float or Tensor, optional): What takes the place of pixels, in all
             metrics. Default: None, each metric's own
         softmax (bool, optional): Whether outputs (B, C > 1) are logits. Default: True
@@ -163,9 +165,12 @@ def evaluate(
     )
     drop = None
     if curves.insertion[:, -1].min() >= 0:  # the images' own scores
-        drop = average_drop(
-            *given, baseline=0.0 if baseline is None else baseline, softmax=softmax
-        )
+        with warnings.catch_warnings():
+            # The curves have told it already.
+            warnings.filterwarnings("ignore", "the model's outputs", UserWarning)
+            drop = average_drop(
+                *given, baseline=0.0 if baseline is None else baseline, softmax=softmax
+            )
     region = smallest_region(
         *given,
         baseline=baseline,

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_margin._model.captum import check_output, target_outputs
+from captum_margin._model.captum import SoftmaxWatch, check_output, target_outputs
 from captum_margin._version import versions
+from captum_margin._whole_numbers import whole_number
 from captum_margin.metrics._images import check_count, check_images
 from captum_margin.metrics._resized_maps import InterpolateMode, resized_map
 
@@ -212,7 +213,7 @@ def grid_pointing(
         scores = _scores_of(forward_func, repeated, softmax, batch_size)
         confident &= _are_confident(scores, classes, min_score)
     candidates = confident.nonzero()[:, 0].tolist()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number(seed, "seed"))
     members = _drawn_grids(
         candidates, classes.tolist(), per_grid, n_grids, generator, min_score, len(x)
     )
@@ -295,6 +296,10 @@ def _scores_of(
             f"expected outputs of shape (B, classes) (got {tuple(output.shape)} for "
             f"{len(x)} images); wrap the model so that it returns one score a class"
         )
+    if softmax:
+        watch = SoftmaxWatch()
+        watch.note(output)
+        watch.warn(stacklevel=4)
     return _softmax(output, softmax)
 
 

@@ -9,44 +9,73 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_margin._model.captum import (
+    Examples,
+    SoftmaxWatch,
     TargetType,
+    check_layout,
     format_inputs,
     select_rows,
     target_scores,
 )
+from captum_margin._whole_numbers import is_whole
 
 __all__ = [
     "Scorer",
+    "TargetScorer",
     "check_count",
+    "check_dense",
     "check_images",
     "gaussian_blur",
     "mean_colour",
     "resolve_baseline",
     "spatial_map",
-    "target_scorer",
 ]
 
 # (images of n_copies * B rows, n_copies) -> scores (n_copies * B,)
 Scorer = Callable[[Tensor, int], Tensor]
 
 
-def target_scorer(
-    forward_func: Callable[..., Tensor],
-    target: TargetType,
-    additional_forward_args: object,
-    softmax: bool,
-) -> Scorer:
-    """Returns the function from images to the target's scores."""
+class TargetScorer:
+    """The function from images to the target's scores.
 
-    def score(images: Tensor, n_copies: int) -> Tensor:
+    Args:
+        forward_func (Callable): The model.
+        target (int, tuple, Tensor or list, optional): As in Captum, for B examples.
+        additional_forward_args (Any, optional): As in Captum.
+        softmax (bool): Whether two-dimensional outputs are logits.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Tensor],
+        target: TargetType,
+        additional_forward_args: object,
+        softmax: bool,
+    ) -> None:
+        self.forward_func = forward_func
+        self.target = target
+        self.args = additional_forward_args
+        self.softmax = softmax
+        self.watch = SoftmaxWatch()
+        self.images: Tensor | None = None
+
+    def __call__(self, images: Tensor, n_copies: int) -> Tensor:
+        """Scores of ``n_copies`` of the batch, one after another."""
         n_examples = len(images) // n_copies
         rows = torch.arange(n_examples).repeat(n_copies)
-        row_target, args = select_rows(
-            target, additional_forward_args, rows, n_examples
+        target, args = select_rows(self.target, self.args, rows, n_examples)
+        # The first call shows the images themselves.
+        of = None if self.images is None else Examples((self.images,), self.args, rows)
+        self.images = images if self.images is None else self.images
+        return target_scores(
+            self.forward_func,
+            (images,),
+            target,
+            args,
+            softmax=self.softmax,
+            watch=self.watch,
+            of=of,
         )
-        return target_scores(forward_func, (images,), row_target, args, softmax=softmax)
-
-    return score
 
 
 def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -58,6 +87,7 @@ def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
             f"(got shapes {[tuple(tensor.shape) for tensor in formatted]}); "
             "score other inputs by their own metric"
         )
+    check_layout(formatted[0])
     if not formatted[0].is_floating_point():
         raise TypeError(
             f"expected floating-point inputs (got {formatted[0].dtype}); "
@@ -89,12 +119,19 @@ def spatial_map(attributions: Tensor | tuple[Tensor, ...], images: Tensor) -> Te
             f"{(size, 1, height, width)} (got {tuple(attributions.shape)}); resize a "
             "layer's map with captum.attr.LayerAttribution.interpolate"
         )
+    check_dense(attributions, "attributions")
     if not torch.isfinite(attributions).all():
         raise ValueError(
             "expected finite attributions (got NaN or infinity); a pixel without a "
             "value has no rank"
         )
     return attributions.detach().to(images.device, torch.float64).sum(dim=1)
+
+
+def check_dense(values: Tensor, name: str) -> None:
+    """Raises where values lie in a sparse layout."""
+    if values.layout != torch.strided:
+        raise ValueError(f"expected dense {name} (got {values.layout}); .to_dense()")
 
 
 def mean_colour(images: Tensor) -> Tensor:
@@ -180,5 +217,5 @@ def resolve_baseline(
 
 def check_count(value: int, name: str) -> None:
     """Raises unless ``value`` is a whole number of at least one."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"expected {name} to be an int >= 1 (got {value!r})")

@@ -17,13 +17,13 @@ from torch import Tensor
 from captum_margin._model.captum import TargetType
 from captum_margin._version import versions
 from captum_margin.metrics._images import (
+    TargetScorer,
     check_count,
     check_images,
     gaussian_blur,
     mean_colour,
     resolve_baseline,
     spatial_map,
-    target_scorer,
 )
 from captum_margin.metrics._ranked_masks import (
     TIE_RULE,
@@ -105,7 +105,8 @@ def insertion_deletion(
         target (int, tuple, Tensor or list, optional): As in
             :class:`captum.attr.FeatureAblation`. Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         insertion_baseline (float or Tensor, optional): What pixels are inserted into;
             a tensor broadcasts over the inputs in four axes. None is the image under
             :func:`gaussian_blur` (sigma 5, 11 x 11, as RISE). Default: None
@@ -113,7 +114,8 @@ def insertion_deletion(
             None is the mean colour of each image, channel by channel. Default: None
         n_steps (int, optional): Steps of each curve. Default: 28 (RISE's at 224 x 224)
         softmax (bool, optional): Whether outputs (B, C > 1) are logits, to be turned
-            into probabilities. Default: True
+            into probabilities; see :class:`captum_margin.attr.MarginSaliency` for
+            what are none. Default: True
         perturbations_per_eval (int, optional): Images of each example in one forward
             pass; the results do not depend on it. Default: 32
         show_progress (bool, optional): Whether to show a progress bar. Default: False
@@ -167,11 +169,12 @@ def insertion_deletion(
             deletion_baseline, images, "deletion_baseline"
         )
 
+    score = TargetScorer(forward_func, target, additional_forward_args, softmax)
     ranking = rank_pixels(values)
     path = RankedPath(
         images,
         ranking,
-        target_scorer(forward_func, target, additional_forward_args, softmax),
+        score,
         insertion_baseline=start,
         deletion_baseline=end,
         perturbations_per_eval=perturbations_per_eval,
@@ -179,6 +182,7 @@ def insertion_deletion(
     )
     counts = step_counts(ranking.n_pixels, n_steps, images.device)
     insertion, deletion = path.interpolated(counts, sides=(False, True))
+    score.watch.warn()
     fractions = counts.to(insertion.dtype) / ranking.n_pixels
     return InsertionDeletion(
         fractions=fractions,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_margin.metrics._images import check_dense
+
 __all__ = ["MODES", "InterpolateMode", "resized_map"]
 
 InterpolateMode = Literal["nearest", "bilinear"]
@@ -43,6 +45,12 @@ def resized_map(
             f"expected attributions of shape ({n_examples}, K, h, w), one map an "
             f"example (got {shape}); add missing axes, as in maps[:, None]"
         )
+    if shape[1:3] == size != shape[2:]:
+        raise ValueError(
+            f"expected attributions of shape ({n_examples}, K, h, w) (got {shape}, "
+            "channels last); pass maps.permute(0, 3, 1, 2)"
+        )
+    check_dense(attributions, "attributions")
     if not torch.isfinite(attributions).all():
         raise ValueError(
             "expected finite attributions (got NaN or infinity); find out what made "

@@ -18,12 +18,12 @@ from torch import Tensor
 from captum_margin._model.captum import TargetType, target_outputs
 from captum_margin._version import versions
 from captum_margin.metrics._images import (
+    TargetScorer,
     check_count,
     check_images,
     mean_colour,
     resolve_baseline,
     spatial_map,
-    target_scorer,
 )
 from captum_margin.metrics._ranked_masks import RankedPath, rank_pixels, step_counts
 
@@ -88,7 +88,8 @@ def smallest_region(
             :class:`captum.attr.FeatureAblation`. None takes the class the model
             decides for where outputs are of shape (B, C > 1). Default: None
         additional_forward_args (Any, optional): As in
-            :class:`captum.attr.FeatureAblation`. Default: None
+            :class:`captum.attr.FeatureAblation`; see
+            :class:`captum_margin.Shared`. Default: None
         baseline (float or Tensor, optional): What takes the place of the rest; a
             tensor broadcasts over the inputs in four axes. None is the mean colour of
             each image, channel by channel. Default: None
@@ -149,7 +150,7 @@ def smallest_region(
     path = RankedPath(
         images,
         ranking,
-        target_scorer(decide_on, target, additional_forward_args, softmax=False),
+        TargetScorer(decide_on, target, additional_forward_args, softmax=False),
         insertion_baseline=rest,
         perturbations_per_eval=perturbations_per_eval,
         progress="smallest region" if show_progress else None,

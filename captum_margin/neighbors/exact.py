@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_margin.neighbors.rows import Metric, Rows, check_search
 from captum_margin.signal._neighbors import nearest
+from captum_margin.signal._sparse_rows import SparseRows
 
 __all__ = ["ExactSearch"]
 
@@ -65,6 +66,8 @@ class ExactSearch:
 def _nearest_sparse(rows: Rows, k: int) -> tuple[Tensor, Tensor]:
     """Neighbours (N, k) and squared distances of sparse rows."""
     x = rows.data.astype(np.float64)
+    if rows.metric == "cosine":
+        x = SparseRows(x).bounded().tocsr()
     norms = np.asarray(x.multiply(x).sum(axis=1)).ravel()
     if not np.isfinite(norms).all():
         raise ValueError("expected finite features (got NaN or infinity)")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import check_span
 from captum_margin.neighbors.exact import ExactSearch
 from captum_margin.neighbors.faiss_search import FaissSearch
 from captum_margin.neighbors.pynndescent_search import PyNNDescentSearch
@@ -33,6 +34,9 @@ _BACKENDS = ("auto", "exact", "faiss", "pynndescent")
 _UNKNOWN = (
     "expected backend 'auto', 'exact', 'faiss', 'pynndescent' or a callable (got {!r})"
 )
+
+
+_LONGEST = 2.0**100  # distances are returned in single precision
 
 
 def find_neighbors(
@@ -84,6 +88,8 @@ def find_neighbors(
     _check_recall(recall)
     rows = Rows(X, metric)
     check_search(rows, k)
+    exact = is_exact(len(rows), rows.sparse, backend)
+    check_span(rows.data, metric, single=not exact, most=_LONGEST)
     search = _search(rows, backend, metric, recall, seed, show_progress)
     name = getattr(search, "name", type(search).__name__)
     indices, distances = _checked(search, X, k, len(rows))
@@ -153,6 +159,7 @@ def neighbors_among(
             f"expected queries of shape (Q, {rows.width}) (got {len(others)}, "
             f"{others.width})"
         )
+    check_span(rows.data, metric, single=True)
     k = min(k, len(rows))
     many = len(others) > _FEW_QUERIES and not is_exact(len(rows), rows.sparse)
     if backend == "faiss" or (backend == "auto" and many and find_spec("faiss")):

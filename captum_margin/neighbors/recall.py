@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import whole_number
 from captum_margin.neighbors.result import Recall
 from captum_margin.neighbors.rows import Metric, Rows, pair_distances
 
@@ -71,7 +72,7 @@ def recall_at_k(
 
 def sample_rows(n: int, size: int, seed: int) -> Tensor:
     """Different rows drawn at random, in ascending order, (min(size, n),)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number(seed, "seed"))
     return torch.randperm(n, generator=generator)[:size].sort().values
 
 

@@ -8,9 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import as_numbers, as_real, bounded_rows
+from captum_margin._whole_numbers import is_whole
+
 __all__ = ["Metric", "Rows", "check_search", "pair_distances"]
 
 Metric = Literal["euclidean", "cosine"]
+
+_DOUBLE_BYTES = 8  # torch has no longer numbers
 
 # Rows read at once: 32 MiB of 128 features.
 BLOCK_ROWS = 2**16
@@ -47,9 +52,9 @@ class Rows:
         if self.sparse:
             data = data.tocsr()
         elif isinstance(data, Tensor):
-            data = data.detach()
-        elif not isinstance(data, np.ndarray):
-            data = np.asarray(data)
+            data = as_real(data, "features")
+        elif not _is_plain(data):
+            data = as_numbers(data, "features")
         if isinstance(data, Tensor):
             real = not data.is_complex()
         else:
@@ -106,6 +111,8 @@ class Rows:
                 part = part.astype(np.int64)  # of little use to torch
             # A copy: float32 rows of a file are no tensor's to share.
             part = torch.from_numpy(np.array(part))
+        if self.metric == "cosine":
+            part = bounded_rows(part)
         points: Tensor = part.to(dtype)
         square = points.square().sum(dim=1)
         if not bool(square.sum().isfinite()):
@@ -118,6 +125,12 @@ class Rows:
         return points
 
 
+def _is_plain(data: Any) -> bool:
+    """Whether blocks of an array can be read as it is, without a copy of the whole."""
+    kinds = type(data) in (np.ndarray, np.memmap) and data.dtype.kind in "biuf"
+    return kinds and data.dtype.isnative and data.dtype.itemsize <= _DOUBLE_BYTES
+
+
 def check_search(rows: Rows, k: int) -> int:
     """The neighbours that there are: k, or N - 1 if that is less.
 
@@ -125,7 +138,7 @@ def check_search(rows: Rows, k: int) -> int:
         TypeError: If ``k`` is no integer.
         ValueError: If ``k`` is below 1.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
+    if not is_whole(k):
         raise TypeError(f"expected an integer k (got {k!r})")
     if k < 1:
         raise ValueError(f"expected k >= 1 neighbours (got {k})")

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from captum_margin._numbers import check_span
+from captum_margin._whole_numbers import is_whole
 from captum_margin.neighbors._lists import (
     Lists,
     faiss_threads,
@@ -110,7 +112,7 @@ def build_shards(
             "flatten each sample to one row"
         )
     n = int(shape[0])
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < n:
+    if not is_whole(k) or not 1 <= k < n:
         raise ValueError(f"expected an integer k in [1, N) = [1, {n}) (got {k!r})")
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"expected metric 'euclidean' or 'cosine' (got {metric!r})")
@@ -118,6 +120,7 @@ def build_shards(
         raise ValueError(f"expected recall in (0, 1] (got {recall})")
     if block_size < 1:
         raise ValueError(f"expected block_size >= 1 (got {block_size})")
+    check_span(data_of(source), metric, single=True)
     path = Path(path)
     if not (path / "plan.json").exists():
         remove_folder(path / "assigned")  # of features that could not be read

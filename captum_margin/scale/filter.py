@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import is_whole
 from captum_margin.scale._matrix import CSRRows
 from captum_margin.scale.executor import Shared, map_blocks, share
 from captum_margin.scale.shards import Shards
@@ -74,7 +75,7 @@ def high_pass(
         raise ValueError("expected a finite signal (got NaN or infinity)")
     if shift not in get_args(Shift):
         raise ValueError(f"expected shift in {get_args(Shift)} (got {shift!r})")
-    if isinstance(hops, bool) or not isinstance(hops, int) or hops < 1:
+    if not is_whole(hops) or hops < 1:
         raise ValueError(f"expected an integer hops >= 1 (got {hops!r})")
     if isolated not in ("keep", "zero"):
         raise ValueError(f"expected isolated 'keep' or 'zero' (got {isolated!r})")

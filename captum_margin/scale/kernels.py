@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import check_span
+from captum_margin._whole_numbers import whole_number
 from captum_margin.scale._features import (
     FeatureSource,
+    data_of,
     feature_source,
     open_features,
 )
@@ -225,7 +228,9 @@ class _Waves(NamedTuple):
 
 @contextmanager
 def _source(features: Any, executor: Any, folder: Path) -> Iterator[FeatureSource]:
-    with feature_source(open_features(features), "euclidean", folder, executor) as data:
+    source = open_features(features)
+    check_span(data_of(source), single=True)
+    with feature_source(source, "euclidean", folder, executor) as data:
         yield data
 
 
@@ -259,7 +264,7 @@ def _block_moments(
 
 def _frequencies(width: int, n_features: int, gamma: float, seed: int) -> Tensor:
     """The draw of :func:`captum_margin.signal.leave_neighborhood_out_mmd`."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number(seed, "seed"))
     size = (width, n_features // 2)
     draw = torch.randn(size, generator=generator, dtype=torch.float64)
     scaled: Tensor = draw * (2 * gamma) ** 0.5

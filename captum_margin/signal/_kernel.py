@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from captum_margin._numbers import check_span
 from captum_margin.signal._sparse_rows import (
     SparseRows,
     as_sparse,
@@ -18,6 +19,7 @@ from captum_margin.signal._sparse_rows import (
 
 # Kernel values held at once by a block: 64 MiB in float64.
 BLOCK_NUMBERS = 2**23
+_SMALL = 2.0**-40
 
 
 def as_features(x: Tensor, name: str = "features") -> Tensor:
@@ -30,9 +32,13 @@ def as_features(x: Tensor, name: str = "features") -> Tensor:
             f"expected {name} of shape (N, F) with N, F >= 1 (got {tuple(x.shape)}); "
             "flatten each sample to one row"
         )
+    check_span(x, name=name)
     if not is_sparse:
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         x = x.detach().to(torch.promote_types(dtype, torch.float32))
+        largest = float(x.abs().amax())
+        if largest and not _SMALL < largest < 1 / _SMALL and not x.is_mps:
+            x = x.double()  # squares would leave the range of single precision
     if not bool(square_norms(x).sum().isfinite()):
         raise ValueError(
             f"expected finite {name} (got NaN, infinity or numbers whose squares "

@@ -17,6 +17,9 @@ __all__ = [
 ]
 
 
+_USUAL = 40  # binary exponents that squares have room for
+
+
 class SparseRows:
     """Features (N, F) in a SciPy matrix, with what is asked of a tensor of features.
 
@@ -60,6 +63,16 @@ class SparseRows:
     def scaled(self, factor: Tensor) -> SparseRows:
         """Each row times its factor (N,)."""
         return SparseRows(self.matrix.multiply(factor.numpy()[:, None]))
+
+    def bounded(self) -> SparseRows:
+        """Each row times a power of two by which its squares are within range."""
+        largest = abs(self.matrix).max(axis=1).toarray().reshape(-1, 1)
+        exponent = np.where(largest > 0, np.frexp(largest)[1], 0)
+        if not (abs(exponent) > _USUAL).any():
+            return self
+        half = exponent / 2  # twice: the inverse of the smallest is beyond the largest
+        rows = self.matrix.multiply(np.exp2(-np.floor(half)))
+        return SparseRows(rows.multiply(np.exp2(-np.ceil(half))))
 
     def mean(self, dim: int) -> Tensor:
         """Of all rows, (F,)."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import is_whole, whole_number
+
 __all__ = ["select_covering", "unit_rows"]
 
 # Similarities kept at once: 256 MiB of them in float32; more are computed when asked.
@@ -109,7 +111,7 @@ def select_covering(
             f"expected finite weights >= 0 of shape (N,) = ({len(points)},) (got "
             f"shape {tuple(weight.shape)}, or a value out of range)"
         )
-    if n < 0 or max_targets < 1:
+    if not is_whole(n) or n < 0 or max_targets < 1:
         raise ValueError(
             f"expected n >= 0 and max_targets >= 1 (got {n} and {max_targets})"
         )
@@ -126,14 +128,16 @@ def select_covering(
     pool = pool[~torch.isin(pool, before)]
     group = torch.zeros_like(pool) if groups is None else groups.to(device)[pool]
     group = group.unique(return_inverse=True)[1]
-    quota = torch.full_like(group.bincount(), n)
+    quota = torch.full_like(group.bincount(), min(n, nodes))
 
     # Half precision cannot add up thousands of similarities.
     dtype = torch.promote_types(points.dtype, torch.float32)
     units = unit_rows(points.detach().to(dtype))
     drawn = everyone
     if nodes > max_targets:
-        generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+        generator = torch.Generator().manual_seed(
+            whole_number(seed, "seed")
+        )  # on the CPU for any device
         drawn = torch.randperm(nodes, generator=generator)[:max_targets].to(device)
     worth = units.new_ones(nodes) if weight is None else weight.detach().to(units)
     search = _Search(units[drawn], units[pool], worth[drawn])
@@ -166,6 +170,8 @@ class _Search:
         self.covered = targets.new_zeros(len(targets))
         self.bound = targets.new_full((len(candidates),), torch.inf)
         self.open = torch.ones_like(self.bound, dtype=torch.bool)
+        # Of likenesses up to 1, each with an error of its own.
+        self.rounding = 4 * torch.finfo(worth.dtype).eps * float(worth.sum())
 
     def cover(self, units: Tensor) -> None:
         """Adds picks, (P, F)."""
@@ -173,7 +179,10 @@ class _Search:
             self.covered = torch.maximum(self.covered, self.targets @ unit)
 
     def best(self) -> int:
-        """The open candidate of the highest gain, the first among equals."""
+        """The open candidate of the highest gain, the first among equals.
+
+        Gains are equal that differ by what rounding makes of a sum in another order.
+        """
         bound = self.bound.masked_fill(~self.open, -torch.inf)
         stale = self.open.clone()
         while True:
@@ -183,10 +192,11 @@ class _Search:
             bound[fresh] = self._gain(fresh)
             stale[fresh] = False
             highest = bound.masked_fill(stale, -torch.inf).max()
-            if not bool((stale & (bound >= highest)).any()):
+            equal = bound >= highest - self.rounding
+            if not bool((stale & equal).any()):
                 break
         self.bound = torch.where(self.open, bound, self.bound)
-        return int((bound == highest).nonzero()[0])
+        return int((equal & self.open).nonzero()[0])
 
     def _gain(self, rows: Tensor) -> Tensor:
         """What each of some candidates would add, (rows,)."""

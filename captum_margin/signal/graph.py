@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import bounded_rows, check_span
+from captum_margin._whole_numbers import is_whole
 from captum_margin.signal._neighbors import nearest, nearest_1d
 from captum_margin.signal._sparse import csr_from_edge_index
 
@@ -95,12 +97,13 @@ def knn_graph(
         raise ValueError(f"expected metric 'euclidean' or 'cosine' (got {metric!r})")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"expected chunk_size >= 1 (got {chunk_size})")
-    points = _as_points(x)  # (N, F)
+    points = _as_points(x, metric)  # (N, F)
     if x.dim() != 2 or 0 in x.shape:
         raise ValueError(
             f"expected features of shape (N, F) with N, F >= 1 (got {tuple(x.shape)}); "
             "flatten each sample to one row, give one number per sample as x[:, None]"
         )
+    check_span(x, metric)
     if metric == "cosine":
         points = _directions(points)
     most = points.size(0) - 1
@@ -147,6 +150,7 @@ def graph_from_neighbors(
     is_neighbor = (indices != -1) & (indices != own)
     node, slot = is_neighbor.nonzero(as_tuple=True)
     neighbor, length = indices[node, slot], distances[node, slot]
+    length = length if length.is_mps else length.double()  # squares need room
     square = length.square().copysign(length)  # to be refused if it is negative
     check_graph(torch.stack([node, neighbor]), square, len(indices))
     return _union(node, neighbor.long(), square, distances, weight, bandwidth)
@@ -335,11 +339,19 @@ def check_weights(edge_weight: Tensor, *, signed: bool = False) -> bool:
             f"expected non-negative edge weights (got {low:g}); a similarity must not "
             "be negative: clamp or shift it first"
         )
+    dtype = edge_weight.dtype
+    if dtype in (torch.float32, torch.float64):  # sums of others are in single
+        largest = max(abs(low), abs(high))
+        if largest > torch.finfo(dtype).max / edge_weight.numel():
+            raise ValueError(
+                f"expected edge weights of finite sums (got weights of up to "
+                f"{largest:.3g}); divide them by {largest:.1g} first"
+            )
     return low == high
 
 
 def _check_options(k: int, weight: str, bandwidth: float | None) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
+    if not is_whole(k):
         raise TypeError(f"expected an integer k (got {k!r})")
     if k < 1:
         raise ValueError(f"expected k >= 1 neighbours (got {k})")
@@ -349,13 +361,15 @@ def _check_options(k: int, weight: str, bandwidth: float | None) -> None:
         raise ValueError(f"expected a finite bandwidth > 0 (got {bandwidth})")
 
 
-def _as_points(x: Tensor) -> Tensor:
+def _as_points(x: Tensor, metric: str = "euclidean") -> Tensor:
     """The features in the precision in which distances are compared."""
     if not isinstance(x, Tensor) or x.is_complex():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"expected a tensor of real features (got {kind})")
     # The mps device has no float64; the screening slack follows the precision.
     points = x.detach().to(torch.float32 if x.is_mps else torch.float64)
+    if metric == "cosine" and points.dim() == 2:
+        points = bounded_rows(points)
     if not bool(points.square().sum().isfinite()):
         raise ValueError(
             "expected finite features (got NaN, infinity or numbers whose squares "

@@ -15,6 +15,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, scatter, spmm
 
+from captum_margin._whole_numbers import is_whole
 from captum_margin.signal._sparse import (
     coo_from_csr,
     csr_from_edge_index,
@@ -139,7 +140,7 @@ class HighPass(MessagePassing):
         """See the class."""
         if shift not in get_args(Shift):
             raise ValueError(f"expected shift in {get_args(Shift)} (got {shift!r})")
-        if isinstance(hops, bool) or not isinstance(hops, int) or hops < 1:
+        if not is_whole(hops) or hops < 1:
             raise ValueError(f"expected an integer hops >= 1 (got {hops!r})")
         if isolated not in ("keep", "zero"):
             raise ValueError(f"expected isolated 'keep' or 'zero' (got {isolated!r})")
@@ -364,6 +365,8 @@ def _check_signal(x: Tensor) -> None:
             f"expected one tensor x (got {type(x).__name__}); a filter is for one kind "
             "of nodes and the edges among them"
         )
+    if x.layout != torch.strided:
+        raise TypeError(f"expected a dense signal x (got {x.layout}); .to_dense()")
     if not x.is_floating_point():
         raise TypeError(f"expected a floating signal x (got {x.dtype}); call .float()")
     if x.dim() not in (1, 2):

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import whole_number
 from captum_margin.signal._kernel import (
     BLOCK_NUMBERS,
     as_features,
@@ -167,7 +168,9 @@ def leave_neighborhood_out_mmd(
 
 def random_frequencies(x: Tensor, gamma: float, n_features: int, seed: int) -> Tensor:
     """Of random Fourier features of the kernel, (F, D / 2)."""
-    generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+    generator = torch.Generator().manual_seed(
+        whole_number(seed, "seed")
+    )  # on the CPU for any device
     size = (x.size(1), n_features // 2)
     draw = torch.randn(size, generator=generator, dtype=torch.float64)
     frequencies: Tensor = (draw * (2 * gamma) ** 0.5).to(x.device, x.dtype)

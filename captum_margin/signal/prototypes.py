@@ -22,6 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import is_whole, whole_number
 from captum_margin.signal._cells import Samples, nearest_prototypes, sweep
 from captum_margin.signal._kernel import as_features, check_block_size
 from captum_margin.signal._seeds import class_shares, spread_seeds
@@ -105,7 +106,7 @@ def select_prototypes(
     check_graph(edge_index, None, x.size(0))
     group = _groups(x, labels)
     check_block_size(block_size, 1)
-    if n < 0 or sweeps < 0:
+    if not is_whole(n) or n < 0 or sweeps < 0:
         raise ValueError(f"expected n >= 0 and sweeps >= 0 (got {n} and {sweeps})")
     if rule == "paper":
         f = leave_neighborhood_out_mmd(
@@ -129,7 +130,9 @@ def select_prototypes(
     norms = square_norms(x)
     far = float((4 * norms.max().sqrt() + 1).square())  # four times the radius, + 1
     samples = Samples(x, norms, group, int(group.max()) > 0, far, block_size)
-    generator = torch.Generator().manual_seed(seed)  # on the CPU for any device
+    generator = torch.Generator().manual_seed(
+        whole_number(seed, "seed")
+    )  # on the CPU for any device
     parts = []
     for c, share_of_c in enumerate(class_shares(group.bincount(), n)):
         nodes = (group == c).nonzero().squeeze(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_margin._whole_numbers import is_whole
 from captum_margin.signal.graph import check_graph
 
 __all__ = ["lowest_share", "rank", "select_diverse", "top"]
@@ -56,7 +57,7 @@ def top(scores: Tensor, n: int) -> Tensor:
     >>> top(torch.tensor([0.5, 2.0, 0.5]), 2).tolist()
     [1, 0]
     """
-    if n < 0:
+    if not is_whole(n) or n < 0:
         raise ValueError(f"expected n >= 0 nodes (got {n})")
     return rank(scores)[:n]
 
@@ -120,7 +121,7 @@ def select_diverse(
     >>> select_diverse(torch.tensor([4.0, 3.0, 2.0, 1.0]), path, 3).tolist()
     [0, 2, 1]
     """
-    if n < 0 or hops < 0:
+    if not is_whole(n) or n < 0 or hops < 0:
         raise ValueError(f"expected n >= 0 nodes and hops >= 0 (got {n} and {hops})")
     order = rank(scores)
     check_graph(edge_index, None, scores.numel())

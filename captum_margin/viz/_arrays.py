@@ -31,7 +31,7 @@ def displayable_image(
         undone = pixels * _per_channel("std", std, 1.0, n_channels)
         pixels = undone + _per_channel("mean", mean, 0.0, n_channels)
     elif _is_integer(image):
-        pixels = pixels / 255
+        pixels = pixels / _white(image, float(pixels.max()))
     elif pixels.min() < 0 or pixels.max() > 1:
         # Normalised by unknown constants: the range is stretched so that all shows.
         spread = pixels.max() - pixels.min()
@@ -100,6 +100,15 @@ def _is_integer(image: Tensor | Array) -> bool:
     if isinstance(image, Tensor):
         return not image.is_floating_point()
     return not np.issubdtype(image.dtype, np.floating)
+
+
+def _white(image: Tensor | Array, largest: float) -> float:
+    """What is white: by the type, or the first range that holds all."""
+    kind = str(image.dtype).removeprefix("torch.")
+    by_type = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+    if kind in by_type:
+        return by_type[kind]
+    return next((w for w in (255.0, 65535.0) if largest <= w), largest)
 
 
 def _per_channel(

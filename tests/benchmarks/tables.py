@@ -93,6 +93,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "active-learning": active_learning.active_learning,
     "active-learning-forms": partial(active_learning.active_learning, forms=True),
     "active-learning-paper": active_learning.active_learning_paper,
+    "active-learning-graphs": partial(
+        active_learning.active_learning_splits, "USPS", "mixed"
+    ),
+    "active-learning-splits": partial(
+        active_learning.active_learning_splits, "Cora", "CiteSeer"
+    ),
+    "active-learning-rounds": active_learning.active_learning_rounds,
+    "active-learning-choice": active_learning.active_learning_choice,
+    "active-learning-cost": active_learning.active_learning_cost,
 }
 _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
 _MANY = (
@@ -115,9 +124,11 @@ _HUMAN = "python -m tests.benchmarks.label_noise.human"
 _SCALE = "python -m tests.benchmarks.scale.bench"
 _NETWORKS = "python -m tests.benchmarks.representative.networks --cache DIR/networks"
 _ACTIVE = "python -m tests.benchmarks.active_learning.bench --cache DIR/active"
+_SPLITS = "python -m tests.benchmarks.active_learning.splits --cache DIR/splits"
 # Results that take several commands, or one that the record does not tell in full.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "active_learning": (f"{_ACTIVE} --ablation", f"{_ACTIVE} --report"),
+    "active_learning_splits": (_SPLITS, f"{_SPLITS} --report"),
     "saliency": (_SALIENCY, f"{_SALIENCY} --report"),
     "saliency_many": (
         _MANY,

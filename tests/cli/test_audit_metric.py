@@ -146,5 +146,10 @@ def test_numbers_beyond_single_precision():
     torch.testing.assert_close(
         data.features, measured(as_data(huge / 1e200, kind), "auto")[0].features
     )
-    with pytest.raises(CommandError, match="use --metric euclidean"):
-        measured(as_data(huge, kind), "cosine")
+    found, expected = (
+        measured(as_data(x, kind), "cosine")[0].points for x in (huge, huge / 1e200)
+    )
+    torch.testing.assert_close(found, expected)
+    apart = 1e9 + torch.from_numpy(values / abs(values).max())
+    with pytest.raises(CommandError, match=r"more than their digits.*metric euclidean"):
+        measured(as_data(apart, kind), "cosine")

@@ -425,3 +425,22 @@ def test_safetensors_without_the_package(run, photograph, tmp_path, monkeypatch)
     path = safetensors_file(tmp_path / "a.safetensors", {"a": np.ones(2, "float32")})
     result = run("explain", photograph, "--model", "resnet18", "--weights", path)
     assert_one_error_line(result, "pip install safetensors")
+
+
+@pytest.mark.parametrize("n_bytes", [600, 5_000, 100_000, 20_000_000])
+def test_a_file_that_is_cut_anywhere(n_bytes, saved, state, tmp_path):
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(saved(state).read_bytes()[:n_bytes])
+    with pytest.raises(
+        classifier.CommandError, match=r"not a file of torch\.save, or damaged$"
+    ):
+        read_state(cut)
+
+
+def test_a_damaged_safetensors_file_speaks_in_our_words(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"\x10" + bytes(7) + b'{"\x1b[31ma":1}   ')
+    with pytest.raises(
+        classifier.CommandError, match=r"a damaged safetensors file; get it anew$"
+    ):
+        read_state(path)

@@ -156,4 +156,4 @@ def test_variants_choose_from_the_pool(name):
 def test_the_plain_greedy_of_the_variants_is_that_of_select_nodes():
     data = small_graph()
     plain = ablation.covering(ablation.centred, ablation.cosine)(data, 9, [0])[0]
-    assert plain.tolist() == ablation.ours()(data, 9, [0])[0].tolist()
+    assert plain.tolist() == ablation.ours(weighted=True)(data, 9, [0])[0].tolist()

@@ -90,3 +90,18 @@ def test_greedy_reaches_its_share_of_the_best():
 def test_wrong_use_is_told(options, says):
     with pytest.raises(ValueError, match=says):
         select_covering(**{"points": points(), "n": 2, **options})
+
+
+def test_equal_gains_go_to_the_first_whatever_the_rounding():
+    """Two worlds of the same nodes in another order, none like one of the other."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.rand(300, 7, generator=generator, dtype=torch.float64)
+    order = torch.randperm(300, generator=generator)
+    nothing = torch.zeros_like(half)
+    here, there = torch.cat([half, nothing], 1), torch.cat([nothing, half[order]], 1)
+    twin = 300 + order.argsort()
+    for dtype in (torch.float32, torch.float64):
+        picks = select_covering(torch.cat([here, there]).to(dtype), 40)
+        alone = select_covering(half.to(dtype), 20)
+        expected = torch.stack([alone, twin[alone]], dim=1).flatten()
+        assert picks.tolist() == expected.tolist()

@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 
 from captum_margin._model.captum import format_inputs, select_rows
 from captum_margin._model.precision import full_precision
+from captum_margin._model.segments import check_layout
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.feature_maps import (
     full_resolution_features,
     layer_features,
@@ -132,6 +134,10 @@ def feature_coalitions(
     torch.Size([1, 16, 16])
     """
     (images,) = _images(inputs)
+    n_coalitions = whole_number(n_coalitions, "n_coalitions")
+    n_clusters = whole_number(n_clusters, "n_clusters")
+    n_steps = whole_number(n_steps, "n_steps")
+    seed = whole_number(seed, "seed")
     if n_coalitions < 1 or n_clusters < 1 or n_steps < 0 or not continuity >= 0:
         raise ValueError(
             "expected n_coalitions >= 1, n_clusters >= 1, n_steps >= 0 and "
@@ -221,6 +227,7 @@ def _images(inputs: object) -> tuple[Tensor]:
         raise ValueError(
             f"expected images of shape (B, C, H, W) (got {tuple(images.shape)})"
         )
+    check_layout(images)
     return (images.detach(),)
 
 

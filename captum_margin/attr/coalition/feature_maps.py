@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_margin._model.captum import target_outputs
 from captum_margin._model.hooks import check_hooks, eager, layer_name
-from captum_margin._model.layers import is_map, maps_shape, tokens_to_maps
+from captum_margin._model.layers import is_map, maps_shape, reshape_of
 
 __all__ = ["full_resolution_features", "layer_features", "pyramid_features"]
 
@@ -115,10 +115,11 @@ def pyramid_features(
             return
         if is_map(tuple(output.shape), size):
             last[tuple(output.shape[2:])] = module, output
-        elif output.dim() == 4 or size[0] == size[1]:  # of a row of tokens, a square
+        else:
             shape = maps_shape(tuple(output.shape), size)
             if shape is not None:
-                waiting[shape[2:]] = module, tokens_to_maps(output)
+                reshape = reshape_of(tuple(output.shape), shape)
+                waiting[shape[2:]] = module, reshape(output)
 
     handles = [
         module.register_forward_hook(keep)

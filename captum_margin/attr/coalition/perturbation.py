@@ -29,6 +29,8 @@ from captum_margin._model.captum import (
     format_output,
 )
 from captum_margin._model.precision import full_precision
+from captum_margin._model.segments import check_layout
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.clustering import feature_coalitions
 from captum_margin.attr.coalition.search import Search, SearchResult, search
 
@@ -224,7 +226,9 @@ class CoalitionPerturbation(PerturbationAttribution):
                 happens is noise.
             target (int, tuple, Tensor or list, optional): As in
                 :class:`captum.attr.FeatureAblation`. Default: None.
-            additional_forward_args (Any, optional): As there. Default: None.
+            additional_forward_args (Any, optional): As there; what of it goes along
+                with the examples is said at :class:`captum_margin.Shared`. Default:
+                None.
             n_steps (int, optional): Steps of Adam at most; an image is done before if
                 its loss has not fallen for 25 steps (paper: 10). Default: None, 50
                 (paper: 500).
@@ -319,6 +323,14 @@ class CoalitionPerturbation(PerturbationAttribution):
             move_coalitions=move_coalitions,
             learning_rate=learning_rate,
         )
+        for name in ("n_steps", "n_samples", "mask_size"):
+            if used[name] is not None:
+                used[name] = whole_number(used[name], name)
+        if internal_batch_size is not None:
+            internal_batch_size = whole_number(
+                internal_batch_size, "internal_batch_size"
+            )
+        seed = whole_number(seed, "seed")
         weights = used.pop("confidence_weight"), used.pop("coalition_weight")
         eta = used.pop("evidence_weight")
         options = Search(
@@ -412,6 +424,7 @@ def _one_image_batch(inputs: tuple[Tensor, ...]) -> Tensor:
             f"expected one tensor of images (B, C, H, W) (got {shapes}); explain other "
             "inputs with MarginSaliency"
         )
+    check_layout(inputs[0])
     if not inputs[0].is_floating_point():
         raise TypeError(
             f"expected floating-point images (got {inputs[0].dtype}); convert them as "

@@ -14,12 +14,14 @@ from tqdm.auto import tqdm
 
 from captum_margin._model.captum import (
     TargetType,
-    are_probabilities,
     select_rows,
     select_targets,
     take_rows,
     target_outputs,
 )
+from captum_margin._model.gradients import gradients_explained, no_gradient
+from captum_margin._model.outputs import SoftmaxWatch
+from captum_margin._model.refusals import Examples
 from captum_margin.attr.coalition.losses import (
     ROUNDING,
     coalition_loss,
@@ -115,6 +117,7 @@ class _Scorer:
         self.images, self.baselines = images, baselines
         self.target, self.args = target, args
         self.options = options
+        self.watch = SoftmaxWatch()
         deviation = images.flatten(1).std(dim=1, unbiased=False)
         self.noise = options.noise * deviation.view(-1, 1, 1, 1)
         if options.confidence == "drop":
@@ -132,7 +135,8 @@ class _Scorer:
         """L_conf (n,) of the images ``rows`` under p (n, C, H, W) and the noise."""
         images, baselines = self.images[rows], self.baselines[rows]
         perturbed = images + p * (baselines - images + self.noise[rows] * noise)
-        output, target = self._output(perturbed.to(images.dtype), rows)
+        explained = not torch.is_grad_enabled()  # else the gradient is to blame
+        output, target = self._output(perturbed.to(images.dtype), rows, explained)
         if self.options.confidence == "margin":
             if output.dim() != 2 or output.shape[1] < 2:
                 raise ValueError(
@@ -161,23 +165,20 @@ class _Scorer:
     def _all_scores(self, images: Tensor) -> tuple[Tensor, bool]:
         parts, logs = [], False
         for rows in torch.arange(len(images)).split(self.options.rows):
-            output, target = self._output(images[rows], rows)
+            copies = images is not self.images
+            output, target = self._output(images[rows], rows, copies)
             selected, logs = self._selected(output, target, len(rows))
-            if logs and are_probabilities(output):
-                warnings.warn(
-                    "the model's outputs are probabilities already: pass "
-                    "softmax=False, or return logits, so that the softmax is not "
-                    "applied twice",
-                    stacklevel=2,
-                )
             parts.append(selected)
         return torch.cat(parts), logs
 
-    def _output(self, images: Tensor, rows: Tensor) -> tuple[Tensor, TargetType]:
+    def _output(
+        self, images: Tensor, rows: Tensor, copies: bool
+    ) -> tuple[Tensor, TargetType]:
         count = len(self.images)
         _, args = take_rows((self.images,), self.args, rows)
         target, _ = select_rows(self.target, None, rows, count)
-        output = target_outputs(self.forward_func, (images,), args)
+        of = Examples((self.images,), self.args, rows) if copies else None
+        output = target_outputs(self.forward_func, (images,), args, of=of)
         # Half precision would round away what a small step changes.
         return output.to(torch.promote_types(output.dtype, torch.float32)), target
 
@@ -187,6 +188,7 @@ class _Scorer:
         """The target's scores, and whether they are log-probabilities."""
         logs = self.options.softmax and output.dim() == 2 and output.shape[1] > 1
         if logs:
+            self.watch.note(output.detach())
             output = output.log_softmax(dim=1)
         return select_targets(output, target, count), logs
 
@@ -208,7 +210,10 @@ class _Mask:
         )
         # In half precision a step of Adam would be lost, and pixels be miscounted.
         dtype = torch.promote_types(images.dtype, torch.float32)
-        self.grid = images.new_zeros(shape, dtype=dtype, requires_grad=True)
+        # Not images.new_zeros: what subclasses of tensors make is no leaf.
+        self.grid = torch.zeros(
+            shape, dtype=dtype, device=images.device, requires_grad=True
+        )
         self.down = smoothing_matrix(height, self.sigma, self.grid)
         self.across = smoothing_matrix(width, self.sigma, self.grid)
         self.parameters = [self.grid]
@@ -322,6 +327,10 @@ def search(
             parameter.grad = gradient
         optimizer.step()
         mask.bound()
+    flat = (resisted == 0).flatten(1).all(dim=1) & ~stand
+    if bool(flat.any()) and options.n_steps > 0:
+        _warn_of_no_slope(flat)
+    scorer.watch.warn()
     steps = n_steps.clamp(min=1).view(-1, 1, 1, 1)
     found = (average / (1 - _DECAY**steps)).where(~stand.view(-1, 1, 1, 1), 1.0)
     return SearchResult(found, mask.evidence(resisted), losses, n_steps)
@@ -339,6 +348,17 @@ def _warn_of_nothing_to_keep(stand: Tensor) -> None:
     )
 
 
+def _warn_of_no_slope(flat: Tensor) -> None:
+    which = flat.nonzero().flatten().tolist()
+    named = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+    warnings.warn(
+        f"the score of {len(which)} of {len(flat)} images (number {named}) changes, "
+        "but its gradient was zero throughout, as behind rounding: the map tells "
+        "nothing; MarginSaliency needs no gradient",
+        stacklevel=2,
+    )
+
+
 def _confidence(
     scorer: _Scorer, p: Tensor, noises: Tensor, active: Tensor, options: Search
 ) -> tuple[Tensor, Tensor]:
@@ -349,13 +369,8 @@ def _confidence(
     pairs = torch.cartesian_prod(images, samples)
     for which, sample in (part.unbind(dim=1) for part in pairs.split(options.rows)):
         leaf = p[which].requires_grad_()
-        of_rows = scorer.loss(leaf, noises[sample], which) / len(noises)
-        if not of_rows.requires_grad:
-            raise ValueError(
-                "expected scores that have a gradient with respect to the inputs; "
-                "explain other models with MarginSaliency, which needs none"
-            )
-        (of_leaf,) = torch.autograd.grad(of_rows.sum(), leaf, materialize_grads=True)
+        of_rows, of_leaf = _slope(scorer, leaf, noises[sample], which)
+        of_rows, of_leaf = of_rows / len(noises), of_leaf / len(noises)
         if not torch.isfinite(of_leaf).all():
             raise ValueError(
                 "expected finite gradients of the scores (got NaN or infinity); check "
@@ -363,6 +378,29 @@ def _confidence(
             )
         slope.index_add_(0, which, of_leaf)
         loss.index_add_(0, which, of_rows.detach().to(loss))
+    return loss, slope
+
+
+def _slope(
+    scorer: _Scorer, p: Tensor, noise: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L_conf (n,) under p, which wants a gradient, and its gradient.
+
+    Raises:
+        ValueError: If there is none, though what the model is shown changes the score.
+    """
+    with gradients_explained(lambda: scorer.loss(p, noise, rows), "the inputs"):
+        loss = scorer.loss(p, noise, rows)
+        slope = None
+        if loss.requires_grad:
+            (slope,) = torch.autograd.grad(loss.sum(), p, allow_unused=True)
+    if slope is None:
+        with torch.no_grad():
+            faded = scorer.loss(torch.ones_like(p), noise, rows)
+            shown = scorer.loss(torch.zeros_like(p), noise, rows)
+        if not loss.requires_grad or not torch.equal(faded, shown):
+            raise no_gradient("the inputs")
+        slope = torch.zeros_like(p)
     return loss, slope
 
 

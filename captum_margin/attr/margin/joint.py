@@ -27,12 +27,14 @@ prior that they contradict, with a slope below 0, is dropped.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from captum_margin.attr.margin.domains.axes import along_axes
 from captum_margin.signal import HighPass, knn_graph_1d
 
 __all__ = ["JointEvidence"]
@@ -51,23 +53,23 @@ class JointEvidence:
     What is solved is small: in float64 on the CPU, whatever the masks are.
 
     Args:
-        shape (tuple[int, int]): Patches along H and W.
-        cell (tuple[float, float]): Patches in a cell along H and W.
+        shape (tuple[int, ...]): Patches along each axis of space, P in all.
+        cell (tuple[float, ...]): Patches in a cell along each.
         kernel (float): Standard deviation of the kernel, in cells: how far evidence
             goes together.
-        prior (Tensor, optional): A map on the patches, (h * w,), not constant; neither
+        prior (Tensor, optional): A map on the patches, (P,), not constant; neither
             its scale nor its mean matters.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int],
-        cell: tuple[float, float],
+        shape: tuple[int, ...],
+        cell: tuple[float, ...],
         kernel: float,
         prior: Tensor | None = None,
     ) -> None:
         self.shape = shape
-        self.patches_a_cell = cell[0] * cell[1]
+        self.patches_a_cell = math.prod(cell)
         self.axes = tuple(
             _axis_fields(n, kernel * length)
             for n, length in zip(shape, cell, strict=True)
@@ -85,20 +87,20 @@ class JointEvidence:
 
         Args:
             scores (Tensor): Scores of the unions, (N,).
-            presence (Tensor): How much of each patch each union keeps, (N, h * w).
+            presence (Tensor): How much of each patch each union keeps, (N, P).
             sizes (Tensor): Patches that each union keeps, (N,).
 
         Returns:
             Tensor: The filtered scores, (N,), float64, on the CPU.
 
-        Cost: O(N * h * w) time, O(N * D) memory for D fields, 100 to 400.
+        Cost: O(N * P) time, O(N * D) memory for D fields, 40 to 500.
         """
         scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
         scores = scores - scores.mean()
         if scores.max() == scores.min():  # but for rounding
             scores = torch.zeros_like(scores)
-        rows, columns = (axis.to(presence) for axis in self.axes)
-        features = (rows.T @ presence.view(-1, *self.shape) @ columns).flatten(1)
+        axes = [axis.T.to(presence) for axis in self.axes]
+        features = along_axes(presence.view(-1, *self.shape), axes).flatten(1)
         features = features.to("cpu", torch.float64)
         raw = torch.cat([scores[:, None], features], dim=1)
         edge_index, edge_weight = knn_graph_1d(
@@ -111,7 +113,7 @@ class JointEvidence:
         return filtered[:, 0]
 
     def evidence(self, standard_errors: float = 0.0) -> Tensor:
-        """The map on the patches, (h * w,), float64, on the CPU.
+        """The map on the patches, (P,), float64, on the CPU.
 
         Its unit is that of the score: how much it rises when a cell around the patch is
         shown. Zeros where the scores are all alike.
@@ -121,12 +123,12 @@ class JointEvidence:
                 patch: what is then above zero is evidence beyond them, and the order
                 of the patches is what it was. Default: 0.0
 
-        Cost: O((N + D + h * w) * D^2) time for D fields, 100 to 400.
+        Cost: O((N + D + P) * D^2) time for D fields, 40 to 500.
         """
         filtered = torch.cat(self._filtered)
         scores, features = filtered[:, 0], filtered[:, 1:]
         if not scores.any():
-            return features.new_zeros(self.shape[0] * self.shape[1])
+            return features.new_zeros(math.prod(self.shape))
         fit = _ridge(scores, features)
         if self.prior is None:
             coefficients = fit(scores[:, None])[:, 0]
@@ -146,26 +148,28 @@ class JointEvidence:
         return field * self.patches_a_cell
 
     def _field(self, coefficients: Tensor) -> Tensor:
-        """The map of coefficients (D,), (h * w,)."""
-        rows, columns = (axis.to(coefficients) for axis in self.axes)
-        grid = coefficients.view(rows.shape[1], columns.shape[1])
-        return (rows @ grid @ columns.T).flatten()
+        """The map of coefficients (D,), (P,)."""
+        return self._fields(coefficients[None])[0]
+
+    def _fields(self, coefficients: Tensor) -> Tensor:
+        """The maps of coefficients (n, D), (n, P)."""
+        axes = [axis.to(coefficients) for axis in self.axes]
+        grids = coefficients.view(-1, *(axis.shape[1] for axis in axes))
+        return along_axes(grids, axes).flatten(1)
 
     def _standard_error(self, fit: _Ridge) -> Tensor:
-        """That of the map at each patch, (h * w,)."""
-        rows, columns = (axis.to(fit.vectors) for axis in self.axes)
-        grids = fit.vectors.T.view(-1, rows.shape[1], columns.shape[1])
-        modes = (rows @ grids @ columns.T).flatten(1)  # (D, h * w)
+        """That of the map at each patch, (P,)."""
+        modes = self._fields(fit.vectors.T.contiguous())  # (D, P)
         error: Tensor = (fit.variances @ modes.square()).sqrt()
         return error
 
     def _coefficients(self, field: Tensor) -> Tensor:
-        """Those of a map (h * w,), brought to mean 0 and spread 1, (D,)."""
-        rows, columns = (axis.to(field) for axis in self.axes)
+        """Those of a map (P,), brought to mean 0 and spread 1, (D,)."""
         # The fields of an axis are at right angles to each other.
-        field = (field - field.mean()).view(self.shape)
-        grid = rows.T @ field @ columns / rows.square().sum(0)[:, None]
-        coefficients = (grid / columns.square().sum(0)).flatten()
+        axes = [axis.to(field) for axis in self.axes]
+        inverses = [(axis / axis.square().sum(0)).T for axis in axes]
+        field = (field - field.mean()).view(1, *self.shape)
+        coefficients = along_axes(field, inverses).flatten()
         return coefficients / self._field(coefficients).std()
 
 

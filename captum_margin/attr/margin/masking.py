@@ -10,6 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_margin._model.captum import TargetType, select_rows, target_scores
+from captum_margin._model.outputs import SoftmaxWatch
+from captum_margin._model.refusals import Examples
 
 __all__ = ["Domain", "MaskedScorer"]
 
@@ -64,8 +66,9 @@ class MaskedScorer:
         self.inputs = inputs
         self.baselines = baselines
         self.target = target
-        self.additional_forward_args = additional_forward_args
+        self.args = additional_forward_args
         self.softmax = softmax
+        self.watch = SoftmaxWatch()
         self.n_rows = perturbations_per_eval * inputs[0].shape[0]
 
     def unmasked(self) -> Tensor:
@@ -74,8 +77,9 @@ class MaskedScorer:
             self.forward_func,
             tuple(tensor.clone() for tensor in self.inputs),  # for in-place models
             self.target,
-            self.additional_forward_args,
+            self.args,
             softmax=self.softmax,
+            watch=self.watch,
         )
 
     def masked(
@@ -114,10 +118,16 @@ class MaskedScorer:
                 for index, kept in enumerate(zip(*masks, strict=True))
             )
             target, args = select_rows(
-                self.target, self.additional_forward_args, rows, len(self.inputs[0])
+                self.target, self.args, rows, len(self.inputs[0])
             )
             of_chunk = target_scores(
-                self.forward_func, copies, target, args, softmax=self.softmax
+                self.forward_func,
+                copies,
+                target,
+                args,
+                softmax=self.softmax,
+                watch=self.watch,
+                of=Examples(self.inputs, self.args, rows),
             )
             scores.append(of_chunk.clone())  # it may be a view of the buffer
             progress.update(len(rows))

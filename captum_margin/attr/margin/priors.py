@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_margin._model.captum import TargetType
 from captum_margin._model.grad_cam import GRAD_CAM_PASSES, grad_cam
-from captum_margin.attr.margin.domains.tents import coarse_shape
+from captum_margin.attr.margin.domains.axes import coarse_shape
 
 __all__ = [
     "check_place_of_prior",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_margin._keywords import check_keywords
@@ -27,7 +27,14 @@ from captum_margin._model.captum import (
     format_output,
 )
 from captum_margin._model.precision import full_precision
-from captum_margin._model.segments import element_partition, is_image, slic_segments
+from captum_margin._model.segments import (
+    check_layout,
+    element_partition,
+    has_space,
+    is_image,
+    slic_segments,
+)
+from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
@@ -92,12 +99,13 @@ class MarginSaliency(PerturbationAttribution):
       region is the cross-energy of score and presence,
       :math:`\varphi_u = \langle (I - A) s, (I - A) z_u \rangle` over the energy of
       presence: how much a union gains over unions of its size by holding u
-      (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On images
-      the unions are soft, of smooth random fields, and come in four rounds, of which
-      each later one varies the map drawn so far; one smooth map is fitted to the
-      filtered scores of all, and its standard error taken off. Fewer than 151
-      evaluations are one round of overlapping tents on a 7 x 7 grid, but with a
-      ``prior``, which takes the first rounds' place.
+      (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On
+      images, series and volumes the unions are soft, of smooth random fields, and come
+      in four rounds, of which each later one varies the map drawn so far; one smooth
+      map is fitted to the filtered scores of all, and its standard error taken off.
+      Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
+      cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``, which takes
+      the first rounds' place.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.
@@ -169,16 +177,22 @@ class MarginSaliency(PerturbationAttribution):
         Args:
             inputs (Tensor or tuple[Tensor, ...]): As in
                 :class:`captum.attr.FeatureAblation`. Images are (B, C, H, W), grey or
-                colour, of 16 pixels a side or more.
+                colour, of 16 pixels a side or more; volumes and videos
+                (B, C, D, H, W), of 256 places or more; series (B, C, L), of 16 steps
+                or more and fewer channels, for a model that has no recurrence or
+                attention without a convolution before it.
             baselines (scalar, Tensor, tuple of scalar, or Tensor, optional): What
                 stands where an input is not shown, as there. Default: None, the mean
                 colour of each image, and zero for other inputs
             target (int, tuple, Tensor or list, optional): As there. Default: None
-            additional_forward_args (Any, optional): As there. Default: None
+            additional_forward_args (Any, optional): As there; what of it goes along
+                with the examples is said at :class:`captum_margin.Shared`. Default:
+                None
             feature_mask (Tensor or tuple[Tensor, ...], optional): One partition of
                 each input into features, as there; it takes the place of the built-in
                 regions, and ``segmentation_func``. Default: None; inputs that are not
-                one image tensor then have every element as a feature
+                one tensor of images, series or volumes then have every element as a
+                feature, with a warning where these are more than the evaluations
             perturbations_per_eval (int, optional): Masked copies of the batch in a
                 forward pass; at most ``perturbations_per_eval * B`` rows. Default: 16
             show_progress (bool, optional): Shows a progress bar over the masked
@@ -200,8 +214,11 @@ class MarginSaliency(PerturbationAttribution):
                 symmetric shift of a graph of the 30 nearest (of the paper's 20 to 40)
                 by the difference of saliency, without weights. Default: False
             softmax (bool, optional): Whether outputs (B, C) of more than one column
-                are logits, so that the score is the softmax probability of the target.
-                Other outputs are used as they are. Default: True
+                are logits of one choice, so that the score is the softmax probability
+                of the target. Other outputs are used as they are. Pass False for
+                probabilities and several labels, of which a warning tells where all
+                outputs lie between 0 and 1, and for regressions and logits of several
+                labels, which cannot be told from logits of one choice. Default: True
             prior (Tensor or str, optional): A map to begin with, on images without
                 regions of their own: another method's, or a person's box, of shape
                 (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
@@ -235,15 +252,16 @@ class MarginSaliency(PerturbationAttribution):
                 ``perturbations_per_eval`` is below 1, as in Captum.
             TypeError: If the model returns no tensor, images are integers, or an
                 option is unknown.
-            ValueError: If there is no such class, baselines or masks do not broadcast
-                to the inputs, an option is out of its range, regions cannot be made of
-                the inputs, or inputs or outputs hold NaN or infinity. If a prior is
-                constant, not finite, of another shape, or given where there are no
-                soft unions, or the model has no layer of maps for ``"gradcam"``.
+            ValueError: If there is no such class, channels are last, baselines or
+                masks do not broadcast to the inputs, an option is out of its range,
+                regions cannot be made of the inputs, or inputs or outputs hold NaN or
+                infinity. If a prior is constant, not finite, of another shape, or given
+                where there are no soft unions of images, or the model has no layer of
+                maps for ``"gradcam"``.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
-        and, for each example, N * 3136 numbers (soft unions) or N * U (regions),
+        and, for each example, N * 4096 numbers (soft unions) or N * U (regions),
         whatever the size of the image.
 
         Examples::
@@ -262,7 +280,16 @@ class MarginSaliency(PerturbationAttribution):
         """
         if paper:
             domain, signed, sided = "regions", False, "both"
-        _check_options(domain, sided, n_evaluations, perturbations_per_eval)
+        _check_options(domain, sided)
+        n_evaluations = whole_number(n_evaluations, "n_evaluations", MIN_EVALUATIONS)
+        perturbations_per_eval = whole_number(
+            perturbations_per_eval, "perturbations_per_eval"
+        )
+        assert perturbations_per_eval >= 1, (
+            "expected perturbations_per_eval of at least 1 (got "
+            f"{perturbations_per_eval})"
+        )
+        seed = whole_number(seed, "seed")
         check_prior(prior)
         is_tuple = isinstance(inputs, tuple)
         formatted = format_inputs(inputs)
@@ -280,7 +307,7 @@ class MarginSaliency(PerturbationAttribution):
         partitions = self._partitions(formatted, feature_mask, domain)
         priors = None
         if prior is not None:
-            check_place_of_prior(partitions is None)
+            check_place_of_prior(partitions is None and formatted[0].dim() == 4)
             priors = prior_on_patches(
                 prior, self.forward_func, formatted[0], target, additional_forward_args
             )
@@ -303,6 +330,7 @@ class MarginSaliency(PerturbationAttribution):
             )
         maps = _assemble(explanations, formatted, signed)
         _warn_of_empty_maps(explanations)
+        scorer.watch.warn(stacklevel=3)
         attributions = format_output(is_tuple, maps)
         if not return_details:
             return attributions
@@ -345,10 +373,15 @@ class MarginSaliency(PerturbationAttribution):
                 tuple(mask[min(example, len(mask) - 1)][None] for mask in masks)
                 for example in range(n_examples)
             ]
+        for tensor in inputs:
+            check_layout(tensor)
         if self.segmentation_func is not None:
             return _segmented(inputs, self.segmentation_func)
+        if len(inputs) == 1 and domain == "unions" and has_space(inputs[0]):
+            if inputs[0].dim() != 3 or not _takes_steps_first(self.forward_func):
+                return None
         if len(inputs) == 1 and is_image(inputs[0]):
-            return None if domain == "unions" else _segmented(inputs, slic_segments)
+            return _segmented(inputs, slic_segments)
         if any(is_image(tensor) for tensor in inputs):
             raise ValueError(
                 f"expected a feature_mask for {len(inputs)} inputs of which one is an "
@@ -357,21 +390,21 @@ class MarginSaliency(PerturbationAttribution):
         return [element_partition(inputs)] * n_examples
 
 
-def _check_options(
-    domain: str, sided: str, n_evaluations: int, perturbations_per_eval: int
-) -> None:
+def _takes_steps_first(forward_func: object) -> bool:
+    """Whether inputs of three axes are (B, L, C), as recurrence and attention want."""
+    if not isinstance(forward_func, nn.Module):
+        return False
+    layers = list(forward_func.modules())
+    return any(
+        isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) for layer in layers
+    ) and not any(isinstance(layer, nn.Conv1d) for layer in layers)
+
+
+def _check_options(domain: str, sided: str) -> None:
     if domain not in ("unions", "regions"):
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-    if not isinstance(n_evaluations, int) or n_evaluations < MIN_EVALUATIONS:
-        raise ValueError(
-            f"expected n_evaluations, a whole number of at least {MIN_EVALUATIONS} "
-            f"(got {n_evaluations}); 200 is a good small budget"
-        )
-    assert perturbations_per_eval >= 1, (
-        f"expected perturbations_per_eval of at least 1 (got {perturbations_per_eval})"
-    )
 
 
 def _segmented(
@@ -464,8 +497,9 @@ def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
         if zero and scores.max() == scores.min():
             warnings.warn(
                 f"no masked copy of example {example} changed the score of the target: "
-                "its map is zero; see whether the baseline differs from the input and "
-                "the target is the class you mean",
+                "its map is zero; see whether the baseline differs from the input, the "
+                "target is the class you mean, and outputs that are no logits get no "
+                "softmax (softmax=False)",
                 stacklevel=2,
             )
         elif isinstance(explanation.stages[0].domain, FocusedUnions) and all(

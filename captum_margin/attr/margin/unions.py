@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,13 @@ from tqdm.auto import tqdm
 
 from captum_margin._model.arguments import number_regions
 from captum_margin.attr.margin.cross_energy import cross_energy
+from captum_margin.attr.margin.domains.axes import (
+    PATCHES_A_CELL,
+    coarse_shape,
+    enlarge,
+)
 from captum_margin.attr.margin.domains.region_unions import RegionUnions
-from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape, enlarge
+from captum_margin.attr.margin.domains.tents import TentUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.signal import influence
@@ -21,8 +27,9 @@ __all__ = ["explain_by_region_unions", "explain_by_tents"]
 
 # Of N unions, one is compared with the N / 10 nearest to its size.
 _NEIGHBOR_SHARE = 10
+_SIZE_STEPS = 2**20  # sizes are whole, or shares, of which float32 tells 2**24
 # Evidence is blurred by a Gaussian of a quarter of a cell: what is finer is noise.
-_BLUR_PATCHES = 2.0
+_BLUR_CELLS = 0.25
 
 
 def explain_by_tents(
@@ -35,14 +42,14 @@ def explain_by_tents(
     """Explains images by one round of soft unions, too few to vary a map of.
 
     Args:
-        scorer (MaskedScorer): Scores of B images.
+        scorer (MaskedScorer): Scores of B images, series or volumes.
         n_unions (int): Unions of an image.
         seed (int): Seed of the draws, the same for every image.
         dtype (torch.dtype): Of masks and maps.
         progress (tqdm): Told of every masked copy.
     """
     (images,) = scorer.inputs
-    size = (images.shape[2], images.shape[3])
+    size = tuple(images.shape[2:])
     generator = torch.Generator().manual_seed(seed)
     tents = TentUnions(n_unions, size, generator, images.device, dtype)
     progress.reset(total=len(images) * n_unions)
@@ -51,18 +58,19 @@ def explain_by_tents(
     return [ExampleMaps((_map(evidence, size),), (stage,)) for evidence, stage in found]
 
 
-def _map(evidence: Tensor, size: tuple[int, int]) -> Tensor:
-    """Evidence on the patches of an image, (h * w,), as its map (1, H, W)."""
+def _map(evidence: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Evidence on the patches of an image, (P,), as its map (1, *size)."""
     blurred = _blur(evidence, size)
     return enlarge(blurred.view(1, *coarse_shape(size)), size)
 
 
-def _blur(evidence: Tensor, size: tuple[int, int]) -> Tensor:
-    """Evidence on the patches of an image, (h * w,), without what is finer."""
+def _blur(evidence: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Evidence on the patches of an image, (P,), without what is finer."""
     from scipy.ndimage import gaussian_filter
 
     coarse = evidence.view(coarse_shape(size)).cpu().numpy()
-    blurred = gaussian_filter(coarse, _BLUR_PATCHES, mode="nearest")
+    deviation = _BLUR_CELLS * PATCHES_A_CELL[len(size)]
+    blurred = gaussian_filter(coarse, deviation, mode="nearest")
     return torch.from_numpy(blurred).to(evidence).flatten()
 
 
@@ -86,6 +94,7 @@ def explain_by_region_unions(
         progress (tqdm): Told of every masked copy.
     """
     domains: list[tuple[int, RegionUnions]] = []
+    most = 0
     for example, of_inputs in enumerate(partitions):
         generator = torch.Generator().manual_seed(seed)
         n_scales = max(len(partition) for partition in of_inputs)
@@ -98,6 +107,7 @@ def explain_by_region_unions(
             regions, n_regions = number_regions(
                 tuple(partition[scale] for partition in of_inputs)
             )
+            most = max(most, n_regions)
             n_of_scale = len(range(scale, n_unions, n_scales))
             domains.append(
                 (
@@ -105,6 +115,14 @@ def explain_by_region_unions(
                     RegionUnions(regions, n_regions, n_of_scale, generator, dtype),
                 )
             )
+    if most > n_unions:
+        warnings.warn(
+            f"{most} features share {n_unions} masked copies, less than one each: the "
+            "map is mostly noise; group them with a feature_mask, or take more "
+            "n_evaluations (images (B, C, H, W), volumes (B, C, D, H, W) and series "
+            "(B, C, L) of more steps than channels need neither)",
+            stacklevel=2,
+        )
     progress.reset(total=sum(len(domain) for _, domain in domains))
     scores = scorer.masked(domains, progress)
     found: list[list[tuple[tuple[Tensor, ...], Stage]]] = [[] for _ in partitions]
@@ -134,7 +152,8 @@ def _evidence(
     evidence, filtered = cross_energy(
         scores.to(dtype),
         domain.presence,
-        domain.sizes,
+        # Rounding must not choose the neighbours of unions of the same size.
+        (domain.sizes * _SIZE_STEPS).round(),
         domain.kinds,
         n_neighbors=n_neighbors,
     )

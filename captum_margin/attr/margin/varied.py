@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_margin.attr.margin.domains.axes import cell_sides, coarse_shape, enlarge
 from captum_margin.attr.margin.domains.focused import FocusedUnions
-from captum_margin.attr.margin.domains.tents import CELLS, coarse_shape, enlarge
 from captum_margin.attr.margin.joint import JointEvidence
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
@@ -43,25 +44,27 @@ def explain_by_varied_unions(
     """Explains images by soft unions, in rounds of like number.
 
     Args:
-        scorer (MaskedScorer): Scores of B images.
+        scorer (MaskedScorer): Scores of B images, series or volumes.
         n_unions (int): Unions of an image.
         seed (int): Seed of every image's draws.
         dtype (torch.dtype): Of masks and maps.
         progress (tqdm): Told of every masked copy.
         priors (Tensor, optional): A map of each image to begin with, on its patches,
-            (B, h * w), none of them constant. Default: None
+            (B, P), none of them constant. Default: None
     """
     (images,) = scorer.inputs
-    size = (images.shape[2], images.shape[3])
+    size = tuple(images.shape[2:])
     shape = coarse_shape(size)
-    side = min(size) / CELLS  # of a cell, pixels
-    cell = (shape[0] / size[0] * side, shape[1] / size[1] * side)
+    cell = tuple(  # in patches
+        n / pixels * side
+        for n, pixels, side in zip(shape, size, cell_sides(size), strict=True)
+    )
     strengths = _STRENGTHS if priors is None else _STRENGTHS_OF_PRIOR
     n_rounds = max(1, min(len(strengths), n_unions // _MIN_A_ROUND))
     progress.reset(total=len(images) * n_unions)
 
     given = [None] * len(images) if priors is None else list(priors)
-    nothing = images.new_zeros(shape[0] * shape[1], dtype=dtype)
+    nothing = images.new_zeros(math.prod(shape), dtype=dtype)
     focus = [nothing if prior is None else prior.to(nothing) for prior in given]
     joint = [JointEvidence(shape, cell, _CELLS_A_KERNEL, prior) for prior in given]
     # One seed for all: an example is explained alike in any batch.

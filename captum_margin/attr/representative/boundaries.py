@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_margin._model.captum import are_probabilities, select_rows
+from captum_margin._model.captum import select_rows
 from captum_margin._model.layer_view import LayerView, class_scores, margins
 from captum_margin._model.layers import is_map
+from captum_margin._model.outputs import are_probabilities
 from captum_margin._model.precision import full_precision
 from captum_margin.attr.representative.polytope import SignTable
 from captum_margin.attr.representative.references import References, to_device
@@ -201,8 +202,8 @@ def fit_boundaries(
         warnings.warn(
             "no score changes with the maps of the layer, so that every map is zero: "
             "what is above it reads something else, as the head of a ViT reads only "
-            "the class token of the last block; explain an earlier layer, such as the "
-            "one that goes into the last attention",
+            "the class token of the last block (explain an earlier layer, such as the "
+            "one that goes into the last attention), or rounds what it reads",
             stacklevel=4,
         )
     if probabilities:

@@ -29,6 +29,7 @@ from captum_margin._model.layer_view import (
     target_classes,
 )
 from captum_margin._model.layers import last_conv_layer
+from captum_margin._whole_numbers import is_whole, whole_number
 from captum_margin.attr.representative.bank import InterpretationBank
 from captum_margin.attr.representative.boundaries import (
     BoundaryTable,
@@ -167,7 +168,8 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
                 the model. Items of a data set may be (x, ..., label): the last entry
                 of two or more is not used. Loaders must not shuffle.
             additional_forward_args (Any, optional): As in Captum; a tensor of M rows
-                goes with the references. Default: None
+                goes with the references, see :class:`captum_margin.Shared`. Default:
+                None
             attribute_to_layer_input (bool, optional): Whether the layer's input is
                 explained. Default: False
             n_boundaries (int, optional): Q, at most M are used. More separate classes
@@ -191,8 +193,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         Cost: M + Q forward passes and Q forward and backward passes; memory for a
         batch, Q feature maps and M * Q numbers.
         """
-        if not isinstance(n_boundaries, int) or n_boundaries < 1:
-            raise ValueError(f"expected a whole n_boundaries >= 1 (got {n_boundaries})")
+        n_boundaries = whole_number(n_boundaries, "n_boundaries", 1)
         source = References(references, batch_size)
         warn_of_training(self.forward_func)
         self._choose_layer(source, additional_forward_args)
@@ -370,8 +371,7 @@ class RepresentativeInterpretation(LayerAttribution, GradientAttribution):
         that no boundary separates. With ``paper`` M forward passes to the layer, their
         feature maps in memory, and k-means on these.
         """
-        if n_per_class < 1:
-            raise ValueError(f"expected n_per_class of at least 1 (got {n_per_class})")
+        n_per_class = whole_number(n_per_class, "n_per_class", 1)
         view, table = self._fitted(attribute_to_layer_input)
         references = self._references()
         args = self._fit_options.get("additional_forward_args")
@@ -825,9 +825,9 @@ def _warn_of_poor(interpretations: Sequence[Interpretation], stacklevel: int) ->
 
 
 def _checked_seed(seed: int | None) -> int | None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+    if seed is not None and not is_whole(seed):
         raise TypeError(
             f"expected the seed as a whole number or None (got {seed!r}); a torch "
             "generator has one: generator.initial_seed()"
         )
-    return seed
+    return None if seed is None else int(seed)

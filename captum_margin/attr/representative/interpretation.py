@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_margin._model.captum import format_inputs
 from captum_margin._model.layer_view import LayerView
+from captum_margin._whole_numbers import is_whole
 from captum_margin.attr.representative.boundaries import BoundaryTable
 from captum_margin.attr.representative.evidence import OwnEvidence
 from captum_margin.attr.representative.heat_maps import heat_maps
@@ -287,7 +288,7 @@ class Interpretation:
         Raises:
             ValueError: If ``k`` is below 1.
         """
-        if not isinstance(k, int) or k < 1:
+        if not is_whole(k) or k < 1:
             raise ValueError(f"expected a whole k of at least 1 (got {k})")
         differences = self._table.projections[self.covered] - self._projections
         if not self.own_boundary:
@@ -313,7 +314,7 @@ class Interpretation:
             ValueError: If ``k`` is below 1, or the interpretation is a bank's: then it
                 is of a reference, whose class is among them.
         """
-        if not isinstance(k, int) or k < 1:
+        if not is_whole(k) or k < 1:
             raise ValueError(f"expected a whole k of at least 1 (got {k})")
         if self._scores is None:
             raise ValueError(

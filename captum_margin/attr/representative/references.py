@@ -16,6 +16,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from captum_margin._whole_numbers import is_whole
+
 __all__ = ["ReferenceSource", "References", "to_device"]
 
 #: What `fit` takes.
@@ -38,7 +40,7 @@ class References:
     """
 
     def __init__(self, source: ReferenceSource, batch_size: int = 32) -> None:
-        if isinstance(batch_size, bool) or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1 (got {batch_size})")
         given: Any = source
         # Slices of a tensor cost nothing; a loader would collate them one by one.

@@ -50,6 +50,8 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
         )
     # Large whole numbers and double precision keep their digits until they are scaled.
     kind = np.result_type(used.dtype, np.float32)
+    if kind.itemsize > np.dtype(np.float64).itemsize:
+        kind = np.dtype(np.float64)  # torch has no more
     values = used.reshape(len(used), -1).astype(kind, copy=False)
     check_finite(values, lambda row, _: f"sample {row}")
     names = arrays.names
@@ -126,21 +128,35 @@ def _as_images(images: NDArray[Any]) -> NDArray[Any]:
     )
 
 
+def _finite_range(images: NDArray[Any]) -> tuple[float, float]:
+    """The least and greatest number of all images that is one."""
+    lows, highs = [], []
+    for image in images:
+        finite = image[np.isfinite(image)]
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    return (min(lows), max(highs)) if lows else (0.0, 1.0)
+
+
 class _Pictures:
     """Arrays as PIL images, black and white the least and greatest value of all."""
 
     def __init__(self, images: NDArray[Any]) -> None:
         self.images = images
         is_bytes = images.dtype == np.uint8
-        self.low = 0.0 if is_bytes else float(images.min())
-        high = 255.0 if is_bytes else float(images.max())
+        low, high = (0.0, 255.0) if is_bytes else _finite_range(images)
+        self.low = low
         self.spread = high - self.low or 1.0
 
     def __call__(self, index: int, side: int) -> Any:
         from PIL import Image
 
         pixels = (self.images[index].astype(np.float64) - self.low) / self.spread
-        pixels = (pixels * 255).round().astype(np.uint8)
+        # Infinity is black or white; NaN, which is nothing, black.
+        pixels = (
+            np.nan_to_num(pixels * 255, nan=0).clip(0, 255).round().astype(np.uint8)
+        )
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[:, :, 0]
         return Image.fromarray(pixels)

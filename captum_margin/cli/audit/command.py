@@ -31,6 +31,7 @@ from captum_margin.cli.output import (
     make_folder,
     one_line,
     package_versions,
+    say,
 )
 
 _MODEL, _WEIGHTS, _BATCH_SIZE = "squeezenet1_0", "DEFAULT", 32
@@ -58,9 +59,12 @@ DATA is one of
              features.npz, which can be audited in turn. If all folders in it are
              splits (train, training, val, valid, validation, dev, test, testing) and
              hold the folders of the classes, it is read so, and all splits together
-             are looked through. Folders whose names begin with . or __ are left out.
-  a .csv     with a header. Columns of numbers are the features; the column label holds
-             the labels; id or name names the samples.
+             are looked through. Folders whose names begin with . or __ are left out,
+             and files that are no images by their names; both are counted and named.
+  a .csv     with tabs, semicolons or commas. Columns of numbers are the features, with
+             points or decimal commas; the column label holds the labels; id or name
+             names the samples. Without a header columns are called column 1, column 2,
+             ... What is left out (text, comments, empty columns) is said.
   a .npz     with arrays features (N, ...) or images (N, H, W) or (N, H, W, C), and
              perhaps labels (N,), names (N,) and splits (N,). Images are shown; their
              pixels are the features if there are no others.
@@ -200,14 +204,14 @@ def run(args: argparse.Namespace) -> int:
     for name in _WRITTEN:  # of an earlier run, which nothing here would replace
         (args.out / name).unlink(missing_ok=True)
     for note in data.notes:
-        print(note)
+        say(note)
     if data.unreadable:
         _write(args.out / "unreadable.csv", ("name", "reason"), data.unreadable)
     if len(data.names) < 2:
         raise CommandError(f"expected two samples or more (got 1): {args.data}")
     seconds = {"reading": round(time.perf_counter() - started, 3)}
     data, choice = measured(data, args.metric)
-    print(f"alike by: {choice.told()}")
+    say(f"alike by: {choice.told()}")
     probabilities = None if given is None else given.of(data)
     progress = sys.stderr.isatty()
     answers = ask(data, args.prototypes, args.out, progress, probabilities)
@@ -215,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
     why = explain_suspects(data, answers, args.top, bool(args.explain), progress)
     seconds["maps"] = round(time.perf_counter() - explaining, 3)
     for question, error in answers.errors.items():
-        print(f"captum-margin: error: no {question}: {error}", file=sys.stderr)
+        say(f"error: no {question}: {error}", error=True)
     page = args.out / "index.html"
     paging = time.perf_counter()
     try:
@@ -392,18 +396,18 @@ def _report(data: AuditData, answers: Answers, page: Path) -> None:
     """Says what was found and where it lies."""
     n, classes = len(data.names), len(data.classes)
     within = f" in {classes:,} classes" if data.has_classes else ""
-    print(f"{n:,} samples{within}, {data.features.shape[1]:,} features each")
+    say(f"{n:,} samples{within}, {data.features.shape[1]:,} features each")
     if data.unreadable:
         first, reason = data.unreadable[0]
         more = "" if len(data.unreadable) == 1 else ", ..."
-        print(f"{len(data.unreadable):,} unreadable, left out: {first}: {reason}{more}")
+        say(f"{len(data.unreadable):,} unreadable, left out: {first}: {reason}{more}")
     _report_suspects(data, answers)
     if answers.duplicates is not None:
-        print(f"near duplicates: {answers.duplicates.told()}")
-    print(f"tables: {', '.join(str(path) for path in answers.files)}")
-    print(f"page: {page}")
+        say(f"near duplicates: {answers.duplicates.told()}")
+    say(f"tables: {', '.join(str(path) for path in answers.files)}")
+    say(f"page: {page}")
     if n > WHOLE:
-        print(f"it shows the first {FIRST:,} of each question; the tables hold all")
+        say(f"it shows the first {FIRST:,} of each question; the tables hold all")
 
 
 def _report_suspects(data: AuditData, answers: Answers) -> None:
@@ -411,12 +415,12 @@ def _report_suspects(data: AuditData, answers: Answers) -> None:
     issue = answers.is_issue
     if answers.suspects is None or issue is None:
         return
-    print(f"suspects: {int(issue.sum()):,} labels that the others contradict")
+    say(f"suspects: {int(issue.sum()):,} labels that the others contradict")
     known = answers.suspects.knowledge
     if known is not None and bool(known.known.any()):
-        print(f"known: {known}; probably wrong: {known.n_wrong:,}")
+        say(f"known: {known}; probably wrong: {known.n_wrong:,}")
         unknown = unknown_classes(data, known)
         if unknown:
-            print(f"not known, so never called wrong: {', '.join(unknown)}")
+            say(f"not known, so never called wrong: {', '.join(unknown)}")
     for warning in answers.warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")

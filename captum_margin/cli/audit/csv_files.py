@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.output import spreadsheet_cell
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table, numbers to six digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Writes a table, numbers to six digits, no text that would be a formula."""
+    with path.open(
+        "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row in rows:
-            writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
+            writer.writerow(
+                [
+                    f"{x:.6g}" if isinstance(x, float) else spreadsheet_cell(x)
+                    for x in row
+                ]
+            )
 
 
 def write_ranking(

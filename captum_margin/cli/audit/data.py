@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,9 @@ from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence.samples import as_labels
 
 _BLOCK = 2**16
+
+# Not 007, which is a name.
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?([.,]\d+)?([eE][+-]?\d+)?(?<=\d)\.?")
 
 LABEL_NAMES = ("label", "labels")
 """What the labels are called, if the user does not say."""
@@ -106,12 +110,14 @@ def as_classes(
     """Class numbers (N,) and names; whole numbers in their order, not the alphabet's.
 
     Raises:
-        CommandError: If there is not one label for each sample.
+        CommandError: If there is not one label for each sample, or they are fractions.
     """
     if labels is None:
         return None, ()
     if isinstance(labels, list) and all(_is_whole(label) for label in labels):
         labels = [int(label) for label in labels]
+    elif isinstance(labels, list) and all(map(_NUMBER.fullmatch, labels)):
+        labels = [float(label.replace(",", ".")) for label in labels]
     try:
         codes, classes = as_labels(labels, len(labels) if n is None else n)
     except (TypeError, ValueError) as error:

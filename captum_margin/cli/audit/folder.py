@@ -17,14 +17,23 @@ from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.seen import SeenImages
 from captum_margin.cli.audit.splits import are_splits, split_notes
 from captum_margin.cli.classifier import Classifier
-from captum_margin.cli.images import SUFFIXES, read_image
+from captum_margin.cli.images import (
+    SUFFIXES,
+    as_text,
+    depth_notes,
+    is_hidden,
+    is_image,
+    passed_over,
+    read_image,
+    walk,
+)
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.cli.preprocessing import check_one_size, trial_picture
 from captum_margin.influence._extraction import as_module, extract
 
 _UNREADABLE = -1
 _MAX_WORKERS = 8
-_N_HIDDEN = 5  # hidden folders that are named
+_N_NAMED = 5  # folders left out that are named
 
 _Value = TypeVar("_Value")
 
@@ -52,11 +61,6 @@ class FoundImages:
         return as_text(path.relative_to(self.root).as_posix())
 
 
-def as_text(path: str) -> str:
-    """A path as text that every encoding can hold."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def find_images(root: Path) -> FoundImages:
     """Finds ``class/.../image``, or ``split/class/.../image``.
 
@@ -68,7 +72,7 @@ def find_images(root: Path) -> FoundImages:
         CommandError: If there is no image.
     """
     found, hidden = _walk(root)
-    notes = _hidden_notes(hidden)
+    notes = [*_hidden_notes(hidden), *passed_over(root)]
     if not found:
         raise CommandError(
             f"no images in {root} or below; looked for "
@@ -89,6 +93,7 @@ def find_images(root: Path) -> FoundImages:
             f"one class only ({as_text(labels[0])}), so no question about labels; "
             "give the folder that holds the folders of the classes"
         )
+    notes += _empty_notes(root, found, depth)
     loose = [path for path in found if len(path.parts) <= depth + 1]
     if loose:
         notes.append(
@@ -98,35 +103,45 @@ def find_images(root: Path) -> FoundImages:
     return FoundImages(root, [root / path for path in in_class], labels, splits, notes)
 
 
+def _empty_notes(root: Path, found: list[Path], depth: int) -> list[str]:
+    """A line on the folders, where those of classes are, that hold no image."""
+    full = {Path(*path.parts[: depth + 1]) for path in found}
+    empty = []
+    for parent, folders, _ in walk(root):
+        inner = parent.relative_to(root)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if len(inner.parts) == depth:
+            empty += [inner / name for name in folders if inner / name not in full]
+            folders.clear()
+    if not empty:
+        return []
+    listed = ", ".join(as_text(path.as_posix()) for path in empty[:_N_NAMED])
+    more = ", ..." if len(empty) > _N_NAMED else ""
+    verb = "folder holds" if len(empty) == 1 else "folders hold"
+    return [f"{len(empty):,} {verb} no images, so no class: {listed}{more}"]
+
+
 def _walk(root: Path) -> tuple[list[Path], dict[str, int]]:
     """Images, relative to the root, and how many each hidden folder holds."""
     found: list[Path] = []
     hidden: dict[str, int] = {}
-    for parent, folders, names in os.walk(root, followlinks=True):
-        inner = Path(parent).relative_to(root)
-        for folder in sorted(filter(_is_hidden, folders)):
-            below = os.walk(Path(parent, folder), followlinks=True)
-            count = sum(_is_image(name) for *_, files in below for name in files)
+    for parent, folders, names in walk(root):
+        inner = parent.relative_to(root)
+        for folder in filter(is_hidden, folders):
+            below = walk(parent / folder)
+            count = sum(is_image(name) for *_, files in below for name in files)
             if count:
                 hidden[as_text((inner / folder).as_posix())] = count
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [inner / name for name in sorted(names) if _is_image(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [inner / name for name in names if is_image(name)]
     return found, hidden
-
-
-def _is_hidden(folder: str) -> bool:
-    return folder.startswith((".", "__"))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _hidden_notes(hidden: dict[str, int]) -> list[str]:
     """A line on the hidden folders that hold images."""
     if not hidden:
         return []
-    first = list(hidden.items())[:_N_HIDDEN]
+    first = list(hidden.items())[:_N_NAMED]
     listed = ", ".join(f"{name} ({count:,})" for name, count in first)
     more = f" and {len(hidden) - len(first):,} more" if len(hidden) > len(first) else ""
     return [
@@ -210,7 +225,11 @@ def read_folder(
         seen=SeenImages(model, module, classifier.preprocess, paths),
         picture=lambda index, side: read_image(paths[index], side=side),
         unreadable=unreadable,
-        notes=[*classifier.notes, *images.notes],
+        notes=[
+            *classifier.notes,
+            *images.notes,
+            *depth_notes(paths, images.name),
+        ],
         record={"layer": layer, "weights": classifier.weights, "device": str(device)},
     )
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import bounded_rows, check_span
 from captum_margin.cli.audit.data import AuditData, Scaling, half_of_a_class
-from captum_margin.cli.output import CommandError
+from captum_margin.cli.output import CommandError, one_line
 from captum_margin.neighbors import find_neighbors
 
 Metric = Literal["cosine", "euclidean"]
@@ -81,29 +82,35 @@ def measured(data: AuditData, asked: str) -> tuple[AuditData, Choice]:
         asked (str): ``"auto"``, ``"cosine"`` or ``"euclidean"``.
 
     Raises:
-        CommandError: If features are beyond single precision.
+        CommandError: If samples differ by less than their digits tell.
 
     Cost: O(N F), and two exact searches among the drawn.
     """
     scaling = _scaling(data.features)
     choice = _choice(data, scaling, asked)
+    _check_digits(data.features, choice.metric)
     used: Scaling | None = None
     if choice.metric == "euclidean":
         used = scaling
         features = scaling(data.features)
     else:
-        features = data.features.float()
-        if not bool(features.isfinite().all()):
-            raise CommandError(
-                "expected features within single precision (got larger ones than "
-                f"{torch.finfo(torch.float32).max:.1g}); scale them, or use --metric "
-                "euclidean, which does"
-            )
+        features = bounded_rows(data.features).float()
     data.record["metric"] = choice.record()
     return (
         replace(data, features=features, scaling=used, metric=choice.metric),
         choice,
     )
+
+
+def _check_digits(features: Tensor, metric: Metric) -> None:
+    """Raises where samples differ by less than the digits of their features tell."""
+    if metric == "euclidean" and features.dtype == torch.float64:
+        return  # each column is scaled, whatever numbers it holds
+    try:
+        check_span(features, metric)
+    except ValueError as error:
+        hint = "" if metric == "euclidean" else ", or use --metric euclidean"
+        raise CommandError(one_line(error) + hint) from None
 
 
 def _choice(data: AuditData, scaling: Scaling, asked: str) -> Choice:
@@ -119,9 +126,10 @@ def _choice(data: AuditData, scaling: Scaling, asked: str) -> Choice:
     raw = data.features[drawn]
     scaled = scaling(raw)
     # Directions need no more digits, but numbers beyond single precision have them.
-    largest = raw.abs().amax().clamp(min=1e-300)
+    bounded = bounded_rows(raw.double())
+    largest = bounded.abs().amax().clamp(min=1e-300)
     points: dict[Metric, Tensor] = {
-        "cosine": (raw.double() / largest).float(),
+        "cosine": (bounded / largest).float(),
         "euclidean": scaled,
     }
     same = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 import zlib
 from collections import Counter
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_margin.cli.audit.data import AuditData
+from captum_margin.cli.audit.delimited import NoRows, read_table
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence._probabilities import as_probabilities
 
@@ -128,47 +128,50 @@ def read_probabilities(path: Path) -> Probabilities:
         raise CommandError(f"expected a .csv or a .npz (got --pred-probs {path})")
     try:
         return _of_table(path) if suffix == ".csv" else _of_arrays(path)
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+    except (OSError, EOFError) as error:
         raise CommandError(f"cannot read {path}: {one_line(error)}") from None
 
 
 def _of_table(path: Path) -> Probabilities:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        delimiter = max(",;\t", key=header.count)
-        file.seek(0)
-        rows = csv.reader(file, delimiter=delimiter)
-        columns = [name.strip() for name in next(rows, [])]
-        named = [i for i, name in enumerate(columns) if name.lower() in _NAME_COLUMNS]
-        name = named[0] if named else None
-        names: list[str] = []
-        values: list[list[float]] = []
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(columns):
-                raise CommandError(
-                    f"expected {len(columns)} cells in line {rows.line_num} of {path} "
-                    f"(got {len(row)})"
-                )
-            if name is not None:
-                names.append(row.pop(name))
-            try:
-                values.append([float(cell) for cell in row])
-            except ValueError:
-                raise CommandError(
-                    f"expected probabilities in line {rows.line_num} of {path} (got "
-                    f"{', '.join(row)[:60]})"
-                ) from None
-    if not values or not values[0]:
-        raise CommandError(
-            f"expected a header with the names of the classes, and rows (got none): "
-            f"{path}"
-        )
-    classes = [column for i, column in enumerate(columns) if i != name]
-    return Probabilities(
-        path, np.array(values), None if name is None else names, classes
+    nothing = (
+        f"expected a header with the names of the classes, and rows (got none): {path}"
     )
+    try:
+        table = read_table(path, lambda header: {*_name_columns(header)}, header=True)
+    except NoRows:
+        raise CommandError(nothing) from None
+    name = next(iter(_name_columns(table.header)), None)
+    columns = [
+        i
+        for i, column in enumerate(table.columns)
+        if i != name and (table.header[i] or column.texts)
+    ]
+    if not columns:
+        raise CommandError(nothing)
+    values = np.empty((len(table.lines), len(columns)))
+    for place, i in enumerate(columns):
+        texts = table.columns[i].texts
+        found = table.numbers(i)
+        if found is None or np.isnan(found).any():
+            gaps = [] if found is None else np.isnan(found).nonzero()[0].tolist()
+            row = [*texts, *gaps, 0][0]
+            raise CommandError(
+                f"expected probabilities in line {table.lines[row]} of {path} (got "
+                f"{texts.get(row, 'none')[:60]} in column {table.name(i)})"
+            )
+        values[:, place] = found
+    return Probabilities(
+        path,
+        values,
+        None if name is None else table.kept[name],
+        [table.header[i] for i in columns],
+    )
+
+
+def _name_columns(header: list[str]) -> list[int]:
+    """The column that names the samples, if there is one."""
+    named = [i for i, x in enumerate(header) if x.lower() in _NAME_COLUMNS]
+    return [i for i in named if header[i] or i == 0][:1]
 
 
 def _of_arrays(path: Path) -> Probabilities:

@@ -1,12 +1,10 @@
-"""Samples from a table: a CSV with a header."""
+"""Samples from a table: a CSV."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-from array import array
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,140 +15,124 @@ from captum_margin.cli.audit.data import (
     as_classes,
     check_finite,
 )
-from captum_margin.cli.output import CommandError, did_you_mean, one_line
+from captum_margin.cli.audit.delimited import MISSING, Table, read_table
+from captum_margin.cli.output import CommandError, did_you_mean
 
-_NAME_COLUMNS = ("", "id", "index", "name", "path", "file")  # pandas' index has no name
+# pandas' index has no name, or this one when it was read and written again.
+_NAME_COLUMNS = ("", "id", "index", "name", "path", "file", "unnamed: 0")
+_NUMBERED = re.compile(r"column (\d+)")
 
 
 def read_csv(path: Path, label_name: str | None) -> AuditData:
-    """Reads a table: a header, columns of numbers, perhaps labels and names.
+    """Reads a table: columns of numbers, perhaps labels and names.
 
     Columns of text are no features. The first one called id, index, name, path or file,
-    or without a name as pandas' index is, names the samples.
+    or a first one without a name, as pandas' index is, names the samples.
 
     Raises:
         CommandError: If the file or a cell cannot be read, or there are no numbers.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            file.seek(0)
-            table = _Table(path, csv.reader(file, delimiter=delimiter), label_name)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CommandError(f"cannot read {path}: {one_line(error)}") from None
-    values = table.values
+
+    def keep(header: list[str]) -> set[int]:
+        return {*_names(header), *_label(header, label_name)}
+
+    number = _NUMBERED.fullmatch(label_name or "")
+    table = read_table(path, keep, numbered=int(number[1]) - 1 if number else None)
+    label = next(iter(_label(table.header, label_name)), None)
+    if label is None and label_name is not None:
+        close = difflib.get_close_matches(label_name, table.header, n=3)
+        raise CommandError(
+            f"{path} has no column {label_name!r} (--labels)" + did_you_mean(close)
+        )
+    names = [i for i in _names(table.header) if i != label]
+    used = [i for i in range(len(table.header)) if i not in (label, *names)]
+    read = {i: table.numbers(i) for i in used}
+    columns = {i: values for i, values in read.items() if values is not None}
+    numeric = [*columns]
+    if not numeric:
+        raise CommandError(f"no column of {path} holds numbers, so nothing is alike")
+    values = np.column_stack([*columns.values()])
+    features = [table.name(i) for i in numeric]
     check_finite(
-        values,
-        lambda row, col: f"line {table.lines[row]}, column {table.features[col]}",
+        values, lambda row, col: f"line {table.lines[row]}, column {features[col]}"
     )
-    codes, classes = as_classes(table.labels)
+    codes, classes = as_classes(None if label is None else _labels(table, label))
+    notes = [*table.notes, *_unused_notes(table, {*used} - {*numeric}, names[1:])]
+    if label is None:
+        notes.append(
+            "no column named label, so no question about labels; name one with --labels"
+        )
     return AuditData(
         title=path.name,
-        names=table.names,
+        names=_row_names(table, names),
         features=torch.from_numpy(values),
         origin=f"their {values.shape[1]:,} columns of numbers",
         labels=codes,
         classes=classes,
-        notes=table.notes,
-        record={"columns": table.features, "label_column": table.label_name},
+        notes=notes,
+        record={
+            "columns": features,
+            "label_column": None if label is None else table.name(label),
+        },
     )
 
 
-class _Table:
-    """The rows of a table, sorted into numbers, labels and names."""
+def _names(header: list[str]) -> list[int]:
+    """Columns that name samples; one without a name only if it is the first."""
+    return [
+        i
+        for i, name in enumerate(header)
+        if name.lower() in _NAME_COLUMNS and (name or i == 0)
+    ]
 
-    def __init__(self, path: Path, rows: Any, label_name: str | None) -> None:
-        header = next(rows, None)
-        first = next((row for row in rows if row), None)
-        if header is None or first is None:
-            raise CommandError(f"expected a header and rows (got none): {path}")
-        self.path, self.header = path, [name.strip() for name in header]
-        label = self._label_column(label_name)
-        names = [i for i, n in enumerate(self.header) if n.lower() in _NAME_COLUMNS]
-        name = next((i for i in names if i != label), None)
-        self._check_width(first, rows.line_num)
-        numeric = [
-            i
-            for i, cell in enumerate(first)
-            if i != label and i not in names and _is_number(cell)
-        ]
-        if not numeric:
+
+def _label(header: list[str], label_name: str | None) -> list[int]:
+    """The column of the labels, or none; without a header by its number."""
+    if label_name is None:
+        return [i for i, x in enumerate(header) if x.lower() in LABEL_NAMES][:1]
+    if label_name in header:
+        return [header.index(label_name)]
+    return []
+
+
+def _labels(table: Table, label: int) -> list[str]:
+    labels = table.kept[label]
+    for line, text in zip(table.lines, labels, strict=True):
+        if text.lower() in MISSING:
+            got = f" (got {text}, which says so)" if text else ""
             raise CommandError(
-                f"no column of {path} holds numbers, so nothing is alike"
+                f"no label in line {line} of {table.path}{got}; fill it in or drop the "
+                "row"
             )
-        self.features = [self.header[i] for i in numeric]
-        self.label_name = None if label is None else self.header[label]
-        self.names: list[str] = []
-        self.lines: list[int] = []
-        self.labels: list[str] | None = None if label is None else []
-        cells = array("d")
-        row: list[str] | None = first
-        while row is not None:
-            if row:  # not an empty line
-                self._check_width(row, rows.line_num)
-                self._add_numbers(cells, row, numeric, rows.line_num)
-                self.lines.append(rows.line_num)
-                self.names.append(
-                    f"row {len(self.lines)}" if name is None else row[name]
-                )
-                if label is not None and self.labels is not None:
-                    if not row[label].strip():
-                        raise CommandError(
-                            f"no label in line {rows.line_num} of {path}; fill it in "
-                            "or drop the row"
-                        )
-                    self.labels.append(row[label].strip())
-            row = next(rows, None)
-        self.values = np.frombuffer(cells).reshape(len(self.lines), len(numeric))
-        unused = {*range(len(self.header))} - {*numeric, label, name}
-        self.notes = []
-        if unused:
-            listed = ", ".join(self.header[i] or "(no name)" for i in sorted(unused))
-            self.notes.append(
-                f"columns not used, for they hold text or names: {listed}"
-            )
-        if label is None:
-            self.notes.append(
-                "no column named label, so no question about labels; name one with "
-                "--labels"
-            )
-
-    def _label_column(self, label_name: str | None) -> int | None:
-        if label_name is None:
-            found = [i for i, n in enumerate(self.header) if n.lower() in LABEL_NAMES]
-            return found[0] if found else None
-        if label_name not in self.header:
-            close = difflib.get_close_matches(label_name, self.header, n=3)
-            raise CommandError(
-                f"{self.path} has no column {label_name!r} (--labels)"
-                + did_you_mean(close)
-            )
-        return self.header.index(label_name)
-
-    def _check_width(self, row: list[str], line: int) -> None:
-        if len(row) != len(self.header):
-            raise CommandError(
-                f"expected {len(self.header)} cells in line {line} of {self.path} "
-                f"(got {len(row)})"
-            )
-
-    def _add_numbers(
-        self, cells: array[float], row: list[str], numeric: list[int], line: int
-    ) -> None:
-        try:
-            cells.extend([float(row[i]) for i in numeric])
-        except ValueError:
-            wrong = next(i for i in numeric if not _is_number(row[i]))
-            raise CommandError(
-                f"expected a number in column {self.header[wrong]}, line {line} of "
-                f"{self.path} (got {row[wrong]!r}); its first row holds one"
-            ) from None
+    return labels
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _row_names(table: Table, names: list[int]) -> list[str]:
+    given = table.kept[names[0]] if names else [""] * len(table.lines)
+    return [name or f"row {i}" for i, name in enumerate(given, start=1)]
+
+
+def _unused_notes(table: Table, text: set[int], names: list[int]) -> list[str]:
+    """Which columns are no features, and why."""
+    empty = {i for i in text if not table.columns[i].texts}
+    unnamed = {i for i in empty if not table.header[i]}  # of a comma at the end
+    notes = []
+    if text - empty or names:
+        listed = ", ".join(_told(table, i) for i in sorted({*(text - empty), *names}))
+        notes.append(f"columns not used, for they hold text or names: {listed}")
+    if empty - unnamed:
+        listed = ", ".join(table.name(i) for i in sorted(empty - unnamed))
+        notes.append(f"columns not used, for they are empty: {listed}")
+    return notes
+
+
+def _told(table: Table, column: int) -> str:
+    """A column's name, and how many of its cells are numbers all the same."""
+    given = table.columns[column]
+    n_numbers = len(given.numbers) - len(given.others)
+    if not n_numbers:
+        return table.name(column)
+    return (
+        f"{table.name(column)} ({n_numbers:,} of {len(given.numbers):,} cells are "
+        f"numbers, not {next(iter(given.texts.values()))[:20]!r})"
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_margin.cli.demo.digits import TrainedDigits, train_digits
-from captum_margin.cli.output import make_folder, package_versions
+from captum_margin.cli.output import make_folder, package_versions, say
 from captum_margin.metrics import InsertionDeletion, insertion_deletion
 
 _DESCRIPTION = """\
@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
         f"on scanned digits, names {digits.accuracy:.1%} of {len(digits.labels)} "
         "unseen ones rightly."
     )
-    print(training)
+    say(training)
     examples = []
     for digit in _DIGITS:
         example = _explain(digits, digit, folder)
-        print(f"wrote {folder / example.picture}")
+        say(f"wrote {folder / example.picture}")
         examples.append(example)
     page = folder / "index.html"
     page.write_text(_page(training, examples), encoding="utf-8")
-    print(f"wrote {page}: open it in a browser")
+    say(f"wrote {page}: open it in a browser")
     return 0
 
 

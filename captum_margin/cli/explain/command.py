@@ -28,7 +28,7 @@ from captum_margin.cli.explain.records import (
     write_index,
     write_json,
 )
-from captum_margin.cli.images import read_image
+from captum_margin.cli.images import depth_notes, read_image
 from captum_margin.cli.lookup import look_up
 from captum_margin.cli.output import (
     CommandError,
@@ -36,6 +36,7 @@ from captum_margin.cli.output import (
     make_folder,
     one_line,
     package_versions,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _report(
     counts = [
         f"{states.count(state)} {state}" for state in ("explained", "kept", "failed")
     ]
-    print(f"{', '.join(counts)}, of {len(images)} images; see {index}")
+    say(f"{', '.join(counts)}, of {len(images)} images; see {index}")
 
 
 def _explain_all(
@@ -271,8 +272,9 @@ def _explain_all(
     classifier = load(
         args.model, args.weights, device, args.preprocess, args.class_names
     )
-    for note in classifier.notes:
-        print(note)
+    depths = depth_notes([found.path for found in pending], str)
+    for note in [*classifier.notes, *depths]:
+        say(note)
     target = None if args.target is None else classifier.class_index(args.target)
     explainer = METHODS[args.method].prepare(args, classifier)
     n_failed = 0
@@ -289,11 +291,11 @@ def _explain_all(
             n_failed += 1
             known = isinstance(error, CommandError)
             what = str(error) if known else f"cannot explain {path}: {one_line(error)}"
-            tqdm.write(f"captum-margin: error: {what}", file=sys.stderr)
+            say(f"error: {what}", error=True)
             rows[path] = index_row(path, "failed", None, {}, what)
             continue
         rows[path] = index_row(path, "explained", stem, record)
-        tqdm.write("\n".join(_lines(path, stem, record, result, args.many)))
+        say("\n".join(_lines(path, stem, record, result, args.many)))
     return n_failed
 
 

@@ -13,7 +13,7 @@ from captum_margin._model.layers import (
     layer_of_maps,
     maps_shape,
     output_shapes,
-    tokens_to_maps,
+    reshape_of,
 )
 from captum_margin.cli.output import CommandError, did_you_mean, one_line
 
@@ -76,4 +76,4 @@ def choose_layer(model: nn.Module, image: Tensor, name: str | None) -> Layer:
             "expected a layer with maps, (1, K, h, w), or tokens, (1, T, K) (got "
             f"{got} from --layer {name}); choose another"
         )
-    return Layer(name, modules[name], maps[1:], tokens_to_maps)
+    return Layer(name, modules[name], maps[1:], reshape_of(shape, maps))

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from captum_margin._files import replacing
 from captum_margin._version import __version__
-from captum_margin.cli.images import images_in
+from captum_margin.cli.images import images_in, passed_over
 from captum_margin.cli.lookup import is_reference, source_of
-from captum_margin.cli.output import CommandError
+from captum_margin.cli.output import CommandError, say, spreadsheet_cell
 
 INDEX = "index.csv"
 COLUMNS = (
@@ -50,7 +50,12 @@ def find_images(given: Sequence[Path], out: Path) -> list[Found]:
             continue
         within = images_in(path, but=out)
         if not within:
-            raise CommandError(f"no images in the folder {path} or below")
+            raise CommandError(
+                f"no images in the folder {path} or below"
+                + "".join(f"; {note}" for note in passed_over(path, but=out))
+            )
+        for note in passed_over(path, but=out):
+            say(f"{path}: {note}")
         found += [Found(one, one.relative_to(path).parent, True) for one in within]
     return found
 
@@ -192,10 +197,15 @@ def index_row(
 def write_index(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Writes the index, whole or not at all."""
     path = folder / INDEX
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            cells = {**row, "image": str(row["image"])}
+            writer.writerow({k: spreadsheet_cell(cell) for k, cell in cells.items()})
     return path
 
 

@@ -18,7 +18,7 @@ from captum_margin.cli.explain.explained import Explained, Explainer
 from captum_margin.cli.explain.layer import choose_layer
 from captum_margin.cli.explain.passes import Passes
 from captum_margin.cli.images import ReferenceFolder, find_references
-from captum_margin.cli.output import CommandError, one_line
+from captum_margin.cli.output import CommandError, one_line, say
 from captum_margin.cli.preprocessing import check_one_size
 from captum_margin.explanation import Explanation
 
@@ -53,10 +53,9 @@ def prepare(args: argparse.Namespace, classifier: Classifier) -> Explainer:
     device = classifier.device
     layer = choose_layer(model, references[0][None].to(device), args.layer)
     n_maps, height, width = layer.shape
-    print(
+    say(
         f"layer {layer.name} ({n_maps} maps of {height} x {width}), "
-        f"{len(references)} references",
-        flush=True,
+        f"{len(references)} references"
     )
     explainer = RepresentativeInterpretation(
         model, layer.module, reshape_transform=layer.reshape

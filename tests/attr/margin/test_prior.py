@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from captum_margin.attr import MarginSaliency, last_conv_layer
-from captum_margin.attr.margin.domains.tents import coarse_shape
+from captum_margin.attr.margin.domains.axes import coarse_shape
 from captum_margin.attr.margin.priors import prior_on_patches
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference

@@ -7,8 +7,13 @@ import torch
 from captum_margin.attr import MarginSaliency
 from captum_margin.attr.margin import joint, varied
 from captum_margin.attr.margin import unions as union_form
+from captum_margin.attr.margin.domains.axes import (
+    CELLS,
+    PATCHES_A_CELL,
+    coarse_shape,
+)
 from captum_margin.attr.margin.domains.focused import FocusedUnions
-from captum_margin.attr.margin.domains.tents import CELLS, TentUnions, coarse_shape
+from captum_margin.attr.margin.domains.tents import TentUnions
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 from tests.reference.margin_listings import high_pass, knn_weights
@@ -68,9 +73,8 @@ def test_few_soft_unions_are_one_round_of_cross_energy(size):
     pixels = image[0].numpy()
     n_neighbors = 75 // union_form._NEIGHBOR_SHARE
     evidence = evidence_of(stage, score, pixels, mean_colour(pixels), n_neighbors)
-    coarse = reference.blurred(
-        evidence.reshape(coarse_shape(size)), union_form._BLUR_PATCHES
-    )
+    deviation = union_form._BLUR_CELLS * PATCHES_A_CELL[2]
+    coarse = reference.blurred(evidence.reshape(coarse_shape(size)), deviation)
     np.testing.assert_allclose(found, reference.enlarged(coarse, size), **DERIVED)
 
     generator = torch.Generator().manual_seed(7)  # the unions come from the seed
@@ -92,7 +96,9 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     found, details = explain_one(model, image, 1, seed=7, **options)
     stages, score = details.stages[0], numpy_score(model, 1)
     pixels, patches = image[0].numpy(), coarse_shape(size)
-    cell = [n * min(size) / CELLS / side for n, side in zip(patches, size, strict=True)]
+    cell = [
+        n * min(size) / CELLS[2] / side for n, side in zip(patches, size, strict=True)
+    ]
     kernel = np.kron(
         *(
             reference.kernel_of_axis(

@@ -9,11 +9,12 @@ import torch
 from captum_margin.attr.margin.cross_energy import cross_energy
 from captum_margin.attr.margin.domains import focused
 from captum_margin.attr.margin.domains import tents as tent_domain
+from captum_margin.attr.margin.domains.axes import CELLS, coarse_shape, enlarge
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.domains.grids import ShiftedGrids
 from captum_margin.attr.margin.domains.region_unions import RegionUnions
 from captum_margin.attr.margin.domains.single_regions import SingleRegions
-from captum_margin.attr.margin.domains.tents import TentUnions, coarse_shape, enlarge
+from captum_margin.attr.margin.domains.tents import TentUnions
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 
@@ -81,7 +82,7 @@ def test_tents_are_a_shifted_bilinear_grid(size):
     nodes = torch.tensor([4, 1, 5])
     (masks,) = tents.masks(nodes)
     assert masks.shape == (3, 1, *size)
-    cell = min(size) / tent_domain.CELLS
+    cell = min(size) / CELLS[2]
     for node, mask in zip(nodes.tolist(), masks[:, 0].numpy(), strict=True):
         values, shift = tents.kept[node].numpy(), tents.grids.shifts[node].numpy()
         expected = reference.shifted_grid(values, shift, size, cell, size)
@@ -93,7 +94,7 @@ def test_tents_are_a_shifted_bilinear_grid(size):
 
 
 def test_tents_sum_to_one():
-    grids = ShiftedGrids(3, (33, 18), 18 / 7, seeded(), CPU, DOUBLE)
+    grids = ShiftedGrids(3, (33, 18), (18 / 7,) * 2, seeded(), CPU, DOUBLE)
     n_points = math.prod(grids.shape)
     every = torch.eye(n_points, dtype=DOUBLE).view(n_points, *grids.shape)
     for grid in range(3):
@@ -115,7 +116,7 @@ def test_tents_are_kept_with_their_probability():
 
 
 def test_shifts_spread_over_a_cell():
-    shifts = ShiftedGrids(2000, (28, 28), 4.0, seeded(), CPU, DOUBLE).shifts
+    shifts = ShiftedGrids(2000, (28, 28), (4.0, 4.0), seeded(), CPU, DOUBLE).shifts
     assert 0 <= shifts.min() < 0.01 and 0.99 < shifts.max() < 1
     mean = torch.full((2,), 0.5, dtype=DOUBLE)
     torch.testing.assert_close(shifts.mean(dim=0), mean, rtol=0, atol=0.03)
@@ -124,7 +125,7 @@ def test_shifts_spread_over_a_cell():
 def test_patches_are_about_square():
     assert coarse_shape((16, 20)) == (16, 20)  # never finer than pixels
     short, long = coarse_shape((224, 448))
-    assert (short % tent_domain.CELLS, long) == (0, 2 * short)
+    assert (short % CELLS[2], long) == (0, 2 * short)
 
 
 def test_enlarge_is_bilinear():
@@ -141,7 +142,7 @@ def test_focused_unions_against_the_restatement():
     strengths = (-0.5, 2.0)
     unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths)
     generator = seeded(8)
-    cell = focused._CELLS_A_BUMP * min(size) / tent_domain.CELLS
+    cell = focused._CELLS_A_BUMP * min(size) / CELLS[2]
     shape = [math.ceil(side / cell) + 1 for side in size]
     shifts = torch.rand(n_unions, 2, generator=generator).double().numpy()
     drawn = torch.randn(n_unions, *shape, generator=generator).double().numpy()

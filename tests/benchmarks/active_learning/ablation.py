@@ -1,9 +1,9 @@
-"""What each part of ``select_nodes`` earns: forms of it with one part changed.
+"""What each part of ``select_nodes(weighted=True)`` earns: forms with one part changed.
 
-``select_nodes`` covers all nodes by the cosine, where positive, of centred features
-after two steps of propagation, and weighs a node by the norm of these features:
-"coverage, ..." changes one of these. "norm" and "high-pass" are forms of
-the paper's function, the norm of a graph auto-encoder's embedding, one per seed.
+It covers all nodes by the cosine, where positive, of centred features after two steps
+of propagation, and weighs a node by the norm of these features, which the default does
+not: "coverage, ..." changes one of these. "norm" and "high-pass" are forms of the
+paper's function, the norm of a graph auto-encoder's embedding, one per seed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def ours_per_class(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor
 def ours_embedded(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
     """``select_nodes`` on the auto-encoder's embeddings, those of each seed."""
     embedded = [embedding(data, seed) for seed in seeds]
-    return [select_nodes(data, budget, embeddings=z) for z in embedded]
+    return [select_nodes(data, budget, embeddings=z, weighted=True) for z in embedded]
 
 
 def scored(score: Score, hops: int = 0) -> Selector:
@@ -91,7 +91,7 @@ def covering(points: Points, similarity: Similarity) -> Selector:
 
 
 def covering_by(weight: Score) -> Selector:
-    """The default with other weights, of each seed."""
+    """The same with other weights, of each seed."""
 
     def select(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
         candidates = pool(data)
@@ -124,7 +124,7 @@ def _propagated(data: Data, unit: bool = True, loops: bool = True) -> Tensor:
 
 
 def centred(data: Data, unit: bool = True, loops: bool = True) -> Tensor:
-    """Propagated features less their mean, (N, F); those of the default."""
+    """Propagated features less their mean, (N, F); those of the weighted form."""
     z = _propagated(data, unit, loops)
     return z - z.mean(0)
 
@@ -137,7 +137,7 @@ def symmetric(data: Data) -> Tensor:
 
 
 def cosine(data: Data, z: Tensor) -> Tensor:
-    """Cosines, negative ones as zero, (N, N); those of the default."""
+    """Cosines, negative ones as zero, (N, N); those of the weighted form."""
     unit = normalize(z)
     return (unit @ unit.T).relu()
 
@@ -155,7 +155,7 @@ def closeness(data: Data, z: Tensor) -> Tensor:
 
 
 def pool_only(data: Data, z: Tensor) -> Tensor:
-    """The default's for nodes of the pool; others need not be covered."""
+    """The weighted form's for nodes of the pool; others need not be covered."""
     inside = torch.zeros(len(z))
     inside[pool(data)] = 1
     return cosine(data, z) * inside
@@ -169,18 +169,18 @@ def two_hops(data: Data, z: Tensor) -> Tensor:
 
 
 def near_and_alike(data: Data, z: Tensor) -> Tensor:
-    """The default's for nodes within two edges, 0 for others."""
+    """The weighted form's for nodes within two edges, 0 for others."""
     return two_hops(data, z) * cosine(data, z)
 
 
 VARIANTS: dict[str, Selector] = {
-    "coverage, not weighted": ours(weighted=False),
+    "coverage, weighted": ours(weighted=True),
     "coverage, weighted by the auto-encoder's norm": covering_by(norm),
     "coverage, weighted by its high-pass energy": covering_by(energy),
-    "coverage, features as they are": ours(reach=0),
-    "coverage, one step": ours(reach=1),
-    "coverage, three steps": ours(reach=3),
-    "coverage, five steps": ours(reach=5),
+    "coverage, features as they are": ours(reach=0, weighted=True),
+    "coverage, one step": ours(reach=1, weighted=True),
+    "coverage, three steps": ours(reach=3, weighted=True),
+    "coverage, five steps": ours(reach=5, weighted=True),
     "coverage, auto-encoder's embeddings": ours_embedded,
     "coverage, not centred": covering(_propagated, cosine),
     "coverage, rows not of unit norm": covering(partial(centred, unit=False), cosine),

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import degree, to_networkx
 
-from tests.benchmarks.active_learning.data import pool
+from tests.benchmarks.active_learning.data import as_given, pool
+from tests.benchmarks.active_learning.graphpart import graphpart
 from tests.benchmarks.active_learning.training import graph_of, trained_logits
 
 Selector = Callable[[Data, int, Sequence[int]], list[Tensor]]
@@ -82,9 +83,9 @@ def age(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
 def featprop(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
     """FeatProp (Wu et al. 2019): k-medoids of propagated features, by alternation.
 
-    Of the words as they are (0 or 1); random first medoids; clusters the pool.
+    Of attributes as they are, words 0 or 1; random first medoids; clusters the pool.
     """
-    return _alternating(_binary(data), budget, seeds)
+    return _alternating(as_given(data), budget, seeds)
 
 
 def featprop_normalized(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
@@ -93,8 +94,8 @@ def featprop_normalized(data: Data, budget: int, seeds: Sequence[int]) -> list[T
 
 
 def medoids(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
-    """FasterPAM (Schubert & Rousseeuw 2021) of propagated words (0 or 1)."""
-    return _faster_pam(_binary(data), budget, seeds)
+    """FasterPAM (Schubert & Rousseeuw 2021) of propagated attributes as they are."""
+    return _faster_pam(as_given(data), budget, seeds)
 
 
 def medoids_normalized(data: Data, budget: int, seeds: Sequence[int]) -> list[Tensor]:
@@ -148,6 +149,8 @@ PEERS: dict[str, Selector] = {
     "FeatProp, row-normalised": featprop_normalized,
     "GRAIN ball-D": grain_ball,
     "GRAIN ball-D, threshold 0.1": partial(grain_ball, threshold=0.1),
+    "GraphPart": graphpart,
+    "GraphPartFar": partial(graphpart, far=True),
     "k-medoids": medoids,
     "k-medoids, row-normalised": medoids_normalized,
 }
@@ -173,13 +176,6 @@ def _percentile(values: np.ndarray) -> np.ndarray:
     """Share of the values that are smaller."""
     smaller: np.ndarray = rankdata(values, "min") - 1
     return smaller / len(values)
-
-
-def _binary(data: Data) -> Data:
-    """The same graph with 1 for each word that a node has."""
-    binary = data.clone()
-    binary.x = (data.x > 0).to(data.x.dtype)
-    return binary
 
 
 def _propagated(data: Data) -> np.ndarray:

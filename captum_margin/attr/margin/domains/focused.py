@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_margin.attr.margin.domains.axes import cell_sides, coarse_shape, enlarge
 from captum_margin.attr.margin.domains.grids import ShiftedGrids
-from captum_margin.attr.margin.domains.tents import CELLS, coarse_shape, enlarge
 
 __all__ = ["FocusedUnions"]
 
@@ -22,20 +22,20 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class FocusedUnions:
-    """N unions around the map of an image.
+    """N unions around the map of an image, a series or a volume.
 
     Args:
-        focus (Tensor): The map on patches, (h * w,). A constant one says nothing: the
+        focus (Tensor): The map on P patches, (P,). A constant one says nothing: the
             unions are then of the field alone.
         n_unions (int): N.
-        size (tuple[int, int]): H and W, pixels.
+        size (tuple[int, ...]): Pixels along each axis of space.
         generator (torch.Generator): Draws the fields.
         strengths (tuple[float, float]): Smallest and largest weight of the map against
             the field, in standard deviations of each; unions of all sizes have weights
             spread between them.
 
     Attributes:
-        presence (Tensor): How much of each patch each union keeps, (N, h * w).
+        presence (Tensor): How much of each patch each union keeps, (N, P).
         sizes (Tensor): Patches that each union keeps, whole numbers, (N,).
     """
 
@@ -43,18 +43,18 @@ class FocusedUnions:
         self,
         focus: Tensor,
         n_unions: int,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         generator: torch.Generator,
         strengths: tuple[float, float],
     ) -> None:
         self.size = size
         device, dtype = focus.device, focus.dtype
-        cell = _CELLS_A_BUMP * min(size) / CELLS
+        cell = cell_sides(size, _CELLS_A_BUMP)
         grids = ShiftedGrids(n_unions, size, cell, generator, device, dtype)
         drawn = torch.randn(n_unions, *grids.shape, generator=generator)
         everything = torch.arange(n_unions, device=device)
         field = grids.sample(drawn.to(device, dtype), everything, coarse_shape(size))
-        field = field.flatten(1)  # (N, h * w)
+        field = field.flatten(1)  # (N, P)
         height = field / field.std(dim=1, keepdim=True)
         if focus.max() > focus.min():
             strength = _spread(n_unions, *strengths).to(height)[:, None]
@@ -73,7 +73,7 @@ class FocusedUnions:
         return len(self.presence)
 
     def masks(self, nodes: Tensor) -> tuple[Tensor, ...]:
-        """How much of each pixel some unions keep, (n, 1, H, W)."""
+        """How much of each pixel some unions keep, (n, 1, *size)."""
         coarse = self.presence[nodes].view(-1, *coarse_shape(self.size))
         return (enlarge(coarse, self.size)[:, None],)
 

@@ -1,38 +1,25 @@
 """Unions of overlapping tents: random soft parts of an image, small and large.
 
-A regular grid of tents (bilinear bumps, one cell wide at half height) covers the image
-and sums to one everywhere. A union keeps each tent with a probability of its own, and
-the grid is shifted from union to union, so that no edge falls twice on the same place.
-With one probability for all unions these are the masks of Petsiuk, Das, Saenko,
-"RISE: Randomized Input Sampling for Explanation", BMVC 2018, section 3.2.
+A regular grid of tents (linear bumps along each axis, one cell wide at half height)
+covers the image, the series or the volume and sums to one everywhere. A union keeps
+each tent with a probability of its own, and the grid is shifted from union to union, so
+that no edge falls twice on the same place. With one probability for all unions these
+are the masks of Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation
+of Black-box Models", BMVC 2018, section 3.2.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from captum_margin.attr.margin.domains.axes import cell_sides, coarse_shape
 from captum_margin.attr.margin.domains.grids import ShiftedGrids
 
-__all__ = ["CELLS", "TentUnions", "coarse_shape", "enlarge"]
+__all__ = ["TentUnions"]
 
-#: Cells along the shorter side of the image.
-CELLS = 7
 #: Unions take these in turn: small and large ones then have neighbours of their size.
 KEEP_PROBABILITIES = (0.2, 0.4, 0.6, 0.8)
-_PATCHES_A_CELL = 8
-
-
-def coarse_shape(size: tuple[int, int]) -> tuple[int, int]:
-    """Patches along H and W on which evidence is computed: about square, 1/8 cell."""
-    patches = CELLS * _PATCHES_A_CELL
-    return tuple(min(side, round(side / min(size) * patches)) for side in size)  # type: ignore[return-value]
-
-
-def enlarge(coarse: Tensor, size: tuple[int, int]) -> Tensor:
-    """Fields on patches (n, h, w) to fields on pixels (n, H, W)."""
-    return F.interpolate(coarse[:, None], size=size, mode="bilinear")[:, 0]
 
 
 class TentUnions:
@@ -40,13 +27,13 @@ class TentUnions:
 
     Args:
         n_unions (int): N.
-        size (tuple[int, int]): H and W, pixels.
+        size (tuple[int, ...]): Pixels along each axis of space.
         generator (torch.Generator): Draws the unions.
         device (torch.device): Where the masks are needed.
         dtype (torch.dtype): Their floating dtype.
 
     Attributes:
-        presence (Tensor): How much of each patch each union keeps, (N, h * w).
+        presence (Tensor): How much of each patch each union keeps, (N, P).
         sizes (Tensor): Share of the image that each union keeps, (N,).
         kinds (Tensor): Which of the probabilities each union was drawn with, (N,).
     """
@@ -54,16 +41,17 @@ class TentUnions:
     def __init__(
         self,
         n_unions: int,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.size = size
-        cell = min(size) / CELLS
-        self.grids = ShiftedGrids(n_unions, size, cell, generator, device, dtype)
+        self.grids = ShiftedGrids(
+            n_unions, size, cell_sides(size), generator, device, dtype
+        )
         kinds = torch.arange(n_unions) % len(KEEP_PROBABILITIES)
-        keep = torch.tensor(KEEP_PROBABILITIES)[kinds, None, None]
+        keep = torch.tensor(KEEP_PROBABILITIES)[kinds].view(-1, *[1] * len(size))
         drawn = torch.rand(n_unions, *self.grids.shape, generator=generator)
         self.kept = (drawn < keep).to(device, dtype)
         everything = torch.arange(n_unions, device=device)
@@ -77,5 +65,5 @@ class TentUnions:
         return len(self.kept)
 
     def masks(self, nodes: Tensor) -> tuple[Tensor, ...]:
-        """How much of each pixel some unions keep, (n, 1, H, W)."""
+        """How much of each pixel some unions keep, (n, 1, *size)."""
         return (self.grids.sample(self.kept[nodes], nodes, self.size)[:, None],)
