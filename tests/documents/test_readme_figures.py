@@ -274,6 +274,27 @@ def sanity_prose():
         f"{own['mean']:.2f} ± {own['standard_error']:.2f} is left "
         f"({other['mean']:.2f} ± {other['standard_error']:.2f} on other photographs)"
     )
+    rest = [
+        number(
+            networks[n]["CoalitionPerturbation"]["all, own class"]["absolute"]["mean"],
+            2,
+        )
+        for n in ("efficientnet", "vit")
+    ]
+    yield f"on the other networks {rest[0].text} and {rest[1].text}"
+    seeds = [
+        rows["MarginSaliency-200"]["other seed"]["signed"]["mean"]
+        for rows in (digits, *networks.values())
+    ]
+    yield f"two seeds agree by {min(seeds):.2f} to {max(seeds):.2f} only"
+    same = digits["MarginSaliency-200"]["other net"]["signed"]["mean"]
+    assert same > max(seeds)
+    alike = [
+        networks["efficientnet"][name]["other image"]["signed"]["mean"]
+        for name in ("LayerGradCam", "RepresentativeInterpretation")
+    ]
+    yield f"different photographs are alike by {min(alike):.2f}"
+    assert f"{min(alike):.2f}" == f"{max(alike):.2f}"
 
 
 def representative_prose():

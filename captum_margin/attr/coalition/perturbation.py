@@ -148,8 +148,9 @@ class CoalitionPerturbation(PerturbationAttribution):
     Pure noise, 500 steps of 16 noises and the margin are ours.
 
     It replaces :class:`captum.attr.LayerGradCam` by changing the class name; gradients
-    reach the inputs only. A random network's map correlates by 0.35 with a trained
-    one's, by 0.20 on another photograph: some of it is where images have their objects.
+    reach the inputs only. A random network's map correlates by 0.24 to 0.41 with a
+    trained one's, by 0.09 to 0.23 on another photograph: some of it is where images
+    have their objects.
     """
 
     def __init__(
