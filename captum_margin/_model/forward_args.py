@@ -98,7 +98,9 @@ def _of_rows(arg: object, rows: Tensor, n_examples: int, place: int) -> object:
         if len(arg.value) != n_examples:
             raise ValueError(
                 f"expected {n_examples} values, one an example, of PerExample, "
-                f"additional_forward_args[{place}] (got {len(arg.value)})"
+                f"additional_forward_args[{place}] (got {len(arg.value)}); what "
+                "repeats the examples, such as NoiseTunnel, repeats tensors only: pass "
+                "a tensor, for example of the places of the values in a list"
             )
         if isinstance(arg.value, (list, tuple)):
             chosen = [arg.value[row] for row in rows.tolist()]
