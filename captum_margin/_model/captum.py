@@ -139,7 +139,9 @@ def target_outputs(
 
 
 def _run(forward_func: Callable[..., Tensor], inputs: Any, args: object) -> Tensor:
-    output: Tensor = _run_forward(forward_func, inputs, None, plain_args(args))
+    output: Tensor = _run_forward(
+        forward_func, inputs, None, plain_args(args, len(inputs[0]))
+    )
     return output
 
 
@@ -272,7 +274,7 @@ def layer_and_output(
             forward_func,
             inputs,
             layer,
-            additional_forward_args=plain_args(additional_forward_args),
+            additional_forward_args=plain_args(additional_forward_args, len(inputs[0])),
             attribute_to_layer_input=attribute_to_layer_input,
             forward_hook_with_return=True,
         )
@@ -308,7 +310,7 @@ def layer_gradients(
             score_func,
             layer,
             inputs,
-            additional_forward_args=plain_args(additional_forward_args),
+            additional_forward_args=plain_args(additional_forward_args, len(inputs[0])),
             device_ids=device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
             grad_kwargs=grad_kwargs,

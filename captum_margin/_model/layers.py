@@ -352,7 +352,7 @@ def output_shapes(
         come (of several uses the last), and the shape of the model's own output; () for
         what is no tensor.
     """
-    extra = plain_args(args) or ()
+    extra = plain_args(args, len(inputs[0])) or ()
     names = {module: name for name, module in model.named_modules() if name}
     shapes: dict[str, tuple[int, ...]] = {}
 

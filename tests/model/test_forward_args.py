@@ -178,6 +178,16 @@ def test_noise_tunnel_repeats_no_lists():
         )
 
 
+def test_a_value_too_many_is_named_by_methods_of_layers():
+    model = Weighed().eval()
+    args = (Shared(TABLE), PerExample(["a"] * 5))
+    references = models.images(5)
+    explainer = RepresentativeInterpretation(model, model.model[0])
+    explainer.fit(references, additional_forward_args=args)
+    with pytest.raises(ValueError, match=r"expected 2 values, .*args\[1\] \(got 5\)"):
+        explainer.attribute(references[:2], 0, additional_forward_args=args)
+
+
 def test_the_list_of_one_that_was_not_repeated_is_named():
     def model(x, words):
         return torch.stack([row.sum() * len(w) for row, w in zip(x, words)])  # noqa: B905

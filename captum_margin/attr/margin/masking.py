@@ -16,7 +16,6 @@ from captum_margin._model.captum import (
     target_outputs,
     target_scores,
 )
-from captum_margin._model.forward_args import args_of_rows
 from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.refusals import Examples
 
@@ -82,11 +81,10 @@ class MaskedScorer:
     def unmasked(self) -> Tensor:
         """Scores of the inputs themselves, (B,)."""
         n_examples = len(self.inputs[0])
-        every = torch.arange(n_examples)
         output = target_outputs(
             self.forward_func,
             tuple(tensor.clone() for tensor in self.inputs),  # for in-place models
-            args_of_rows(self.args, every, n_examples),
+            self.args,
         )
         self.output_shape = tuple(output.shape)
         return scores_of(
