@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["PerExample", "Shared", "args_of_rows", "as_tuple", "plain_args"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # values, such as tensors, may not compare
 class Shared:
     """An additional forward argument that all examples share, whatever its size.
 
@@ -25,7 +25,8 @@ class Shared:
     - a list or an array of B > 1 values may be either and is refused unless wrapped.
 
     ``Shared(value)`` and :class:`PerExample` say it of one argument, and go before the
-    rule; the model is given the value itself.
+    rule; the model is given the value itself. Captum's own methods and metrics do not
+    know them, and repeat the tensors only.
 
     Args:
         value (Any): The argument.
@@ -47,7 +48,7 @@ class Shared:
     value: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # values, such as tensors, may not compare
 class PerExample:
     """An additional forward argument of one value for each of the B examples, in order.
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
+from captum_margin._model.segments import MIN_IMAGE_SIDE
+
 __all__ = ["check_layout", "has_channels_first"]
 
 #: Channels of pictures: grey, colour, colour with transparency.
 _CHANNELS = (1, 3, 4)
-#: Fewer places along an axis of space are no picture.
-_MIN_PLACES = 16
 
 
 def has_channels_first(
@@ -99,7 +99,7 @@ def check_layout(
     if (
         tensor.dim() not in (4, 5)
         or tensor.shape[-1] not in _CHANNELS
-        or min(places) < _MIN_PLACES
+        or min(places) < MIN_IMAGE_SIDE
         or has_channels_first(forward_func, tensor)
     ):
         return

@@ -110,9 +110,10 @@ def refusal(
             "values of the baseline; pass other baselines"
         )
     return ValueError(
-        f"{head}: it must take any number of rows and score each by itself, and take "
-        "additional_forward_args with them; see captum_margin.Shared for what of these "
-        "goes along with the rows"
+        f"{head}: it must take any number of rows (fewer at once with "
+        "perturbations_per_eval=1, or internal_batch_size) and score each by itself, "
+        "and take additional_forward_args with them; see captum_margin.Shared for what "
+        "of these goes along with the rows"
     )
 
 
