@@ -36,10 +36,10 @@ from captum_margin._model.failures import refusals_explained
 from captum_margin._model.forward_args import args_of_rows, plain_args
 from captum_margin._model.gradients import gradients_explained
 from captum_margin._model.hooks import eager
+from captum_margin._model.layouts import check_layout
 from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.precision import models_precision
 from captum_margin._model.refusals import Examples, refusal
-from captum_margin._model.segments import check_layout
 
 __all__ = [
     "BaselineType",
@@ -53,6 +53,7 @@ __all__ = [
     "format_output",
     "layer_and_output",
     "layer_gradients",
+    "scores_of",
     "select_rows",
     "select_targets",
     "take_rows",
@@ -138,7 +139,9 @@ def target_outputs(
 
 
 def _run(forward_func: Callable[..., Tensor], inputs: Any, args: object) -> Tensor:
-    output: Tensor = _run_forward(forward_func, inputs, None, plain_args(args))
+    output: Tensor = _run_forward(
+        forward_func, inputs, None, plain_args(args, len(inputs[0]))
+    )
     return output
 
 
@@ -167,9 +170,13 @@ def _outputs_of_copies(
         if isinstance(output, Tensor) and not torch.isfinite(output).all():
             if len(copies) > 1 or of.args is not None:
                 raise refused("outputs of NaN or infinity")
-        elif isinstance(output, Tensor) and output.dim() and of.args is not None:
-            if len(output) != len(of.rows):
+        elif isinstance(output, Tensor) and output.dim():
+            if of.args is not None and len(output) != len(of.rows):
                 raise refused(f"outputs of {len(output)} rows")
+            if of.are_mixed_in(output):
+                raise refused(
+                    f"outputs {tuple(output.shape)}, for the examples {of.output_shape}"
+                )
     check_output(output)
     return output
 
@@ -267,7 +274,7 @@ def layer_and_output(
             forward_func,
             inputs,
             layer,
-            additional_forward_args=plain_args(additional_forward_args),
+            additional_forward_args=plain_args(additional_forward_args, len(inputs[0])),
             attribute_to_layer_input=attribute_to_layer_input,
             forward_hook_with_return=True,
         )
@@ -303,7 +310,7 @@ def layer_gradients(
             score_func,
             layer,
             inputs,
-            additional_forward_args=plain_args(additional_forward_args),
+            additional_forward_args=plain_args(additional_forward_args, len(inputs[0])),
             device_ids=device_ids,
             attribute_to_layer_input=attribute_to_layer_input,
             grad_kwargs=grad_kwargs,
@@ -323,7 +330,7 @@ def _layer_is_run(layer: nn.Module) -> Iterator[None]:
             f"expected a layer that the model runs (got a {type(layer).__name__} that "
             "is not run); pass one of this very model, model.get_submodule(name), not "
             "of a copy, and no layer that only training needs"
-        ) from None
+        ) from error
 
 
 def target_scores(
@@ -361,13 +368,25 @@ def target_scores(
             there is more than one score per row and no target.
     """
     output = target_outputs(forward_func, inputs, additional_forward_args, of=of)
+    return scores_of(output, target, inputs[0].shape[0], softmax=softmax, watch=watch)
+
+
+def scores_of(
+    output: Tensor,
+    target: TargetType,
+    rows: int,
+    *,
+    softmax: bool,
+    watch: SoftmaxWatch | None = None,
+) -> Tensor:
+    """Scores of the target in an output of n rows, (n,): :func:`target_scores`."""
     if softmax and output.dim() == 2 and output.shape[1] > 1:
         if watch is not None:
             watch.note(output)
         # Half precision would round away what a masked copy changes.
         dtype = torch.promote_types(output.dtype, torch.float32)
         output = output.softmax(dim=1, dtype=dtype)
-    return select_targets(output, target, inputs[0].shape[0])
+    return select_targets(output, target, rows)
 
 
 def select_rows(

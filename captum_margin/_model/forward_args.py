@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["PerExample", "Shared", "args_of_rows", "as_tuple", "plain_args"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # values, such as tensors, may not compare
 class Shared:
     """An additional forward argument that all examples share, whatever its size.
 
@@ -25,7 +25,8 @@ class Shared:
     - a list or an array of B > 1 values may be either and is refused unless wrapped.
 
     ``Shared(value)`` and :class:`PerExample` say it of one argument, and go before the
-    rule; the model is given the value itself.
+    rule; the model is given the value itself. Captum's own methods and metrics do not
+    know them, and repeat the tensors only.
 
     Args:
         value (Any): The argument.
@@ -47,7 +48,7 @@ class Shared:
     value: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # values, such as tensors, may not compare
 class PerExample:
     """An additional forward argument of one value for each of the B examples, in order.
 
@@ -61,11 +62,17 @@ class PerExample:
     value: Any
 
 
-def plain_args(args: object) -> tuple[object, ...] | None:
-    """The arguments as the model wants them, a tuple; None without any."""
+def plain_args(args: object, n_examples: int) -> tuple[object, ...] | None:
+    """The arguments as the model wants them, a tuple; None without any.
+
+    Raises:
+        ValueError: If there is not one value an example.
+    """
     given = as_tuple(args)
     if given is None:
         return None
+    for place, arg in enumerate(given):
+        _check_per_example(arg, n_examples, place)
     return tuple(
         arg.value if isinstance(arg, (Shared, PerExample)) else arg for arg in given
     )
@@ -95,11 +102,7 @@ def as_tuple(args: object) -> tuple[object, ...] | None:
 
 def _of_rows(arg: object, rows: Tensor, n_examples: int, place: int) -> object:
     if isinstance(arg, PerExample):
-        if len(arg.value) != n_examples:
-            raise ValueError(
-                f"expected {n_examples} values, one an example, of PerExample, "
-                f"additional_forward_args[{place}] (got {len(arg.value)})"
-            )
+        _check_per_example(arg, n_examples, place)
         if isinstance(arg.value, (list, tuple)):
             chosen = [arg.value[row] for row in rows.tolist()]
             return PerExample(type(arg.value)(chosen))
@@ -117,6 +120,16 @@ def _of_rows(arg: object, rows: Tensor, n_examples: int, place: int) -> object:
             "in captum_margin.Shared if all of it is for every example"
         )
     return arg
+
+
+def _check_per_example(arg: object, n_examples: int, place: int) -> None:
+    if isinstance(arg, PerExample) and len(arg.value) != n_examples:
+        raise ValueError(
+            f"expected {n_examples} values, one an example, of PerExample, "
+            f"additional_forward_args[{place}] (got {len(arg.value)}); what "
+            "repeats the examples, such as NoiseTunnel, repeats tensors only: pass "
+            "a tensor, for example of the places of the values in a list"
+        )
 
 
 def length_of(arg: object) -> int | None:

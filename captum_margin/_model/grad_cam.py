@@ -67,7 +67,7 @@ def grad_cam(
     score.device_ids = getattr(model, "device_ids", None)  # type: ignore[attr-defined]
     with torch.inference_mode(False):
         inputs = tuple(tensor.clone() for tensor in inputs)  # for in-place models
-        args = plain_args(additional_forward_args)
+        args = plain_args(additional_forward_args, len(inputs[0]))
         args = None if args is None else tuple(map(_outside_inference, args))
         try:
             (_, layer, _), reshape = layer_of_maps(model, inputs, args)

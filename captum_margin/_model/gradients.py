@@ -32,7 +32,7 @@ def gradients_explained(forward: Callable[[], object], of: str) -> Iterator[None
         try:
             with torch.no_grad():
                 forward()
-        except Exception:
+        except RuntimeError:  # other errors say more
             raise error from None
         raise no_gradient(of, "in-place" in _words(error)) from error
 

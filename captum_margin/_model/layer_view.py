@@ -233,7 +233,7 @@ class LayerView:
         with torch.inference_mode(False):
             classes = _outside_inference(classes)
             inputs = tuple(map(_outside_inference, inputs))
-            args = plain_args(args)
+            args = plain_args(args, len(inputs[0]))
             if args is not None:
                 args = tuple(map(_outside_inference, args))
             gradients, values = layer_gradients(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from captum_margin._model.failures import refusals_explained
 from captum_margin._model.forward_args import plain_args
 from captum_margin._model.hooks import check_hooks, eager, uncompiled
-from captum_margin._model.segments import check_layout
+from captum_margin._model.layouts import check_layout
 
 __all__ = [
     "ConvLayer",
@@ -133,7 +133,7 @@ def layer_of_maps(
             f"(B, C, H, W) (got {type(model).__name__} and "
             f"{shapes_in}); pass layer="
         )
-    check_layout(next(tensor for tensor in tensors if tensor.dim() == 4))
+    check_layout(next(tensor for tensor in tensors if tensor.dim() == 4), model)
     model = uncompiled(model)
     shapes, output = output_shapes(model, tensors, additional_forward_args)
     modules = dict(model.named_modules())
@@ -352,7 +352,7 @@ def output_shapes(
         come (of several uses the last), and the shape of the model's own output; () for
         what is no tensor.
     """
-    extra = plain_args(args) or ()
+    extra = plain_args(args, len(inputs[0])) or ()
     names = {module: name for name, module in model.named_modules() if name}
     shapes: dict[str, tuple[int, ...]] = {}
 

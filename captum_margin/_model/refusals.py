@@ -26,11 +26,27 @@ class Examples(NamedTuple):
         inputs (tuple[Tensor, ...]): B examples.
         args (Any, optional): Their additional forward arguments, as they were given.
         rows (Tensor): The example of each of n rows, (n,).
+        output_shape (tuple[int, ...], optional): Of the model's output for the
+            examples themselves, where that is known. Default: None
     """
 
     inputs: tuple[Tensor, ...]
     args: object
     rows: Tensor
+    output_shape: tuple[int, ...] | None = None
+
+    def are_mixed_in(self, output: Tensor) -> bool:
+        """Whether another axis than the first grew from B to n with the rows.
+
+        So does what a model compares its rows with, instead of scoring each by itself.
+        """
+        before, now = self.output_shape or (), tuple(output.shape)
+        sizes = len(self.inputs[0]), len(self.rows)
+        return (
+            len(before) == len(now)
+            and sizes[0] != sizes[1]
+            and sizes in zip(before[1:], now[1:], strict=True)
+        )
 
 
 _Run = Callable[[tuple[Tensor, ...], tuple[object, ...] | None], object]
@@ -68,7 +84,9 @@ def refusal(
             return False
         if not isinstance(output, Tensor) or output.dim() == 0:
             return False
-        return len(output) == n_rows and bool(output.isfinite().all())
+        if len(output) != n_rows or of.are_mixed_in(output):
+            return False
+        return bool(output.isfinite().all())
 
     given = as_tuple(of.args) or ()
     for place, (arg, sent) in enumerate(zip(given, args or (), strict=True)):
@@ -92,8 +110,10 @@ def refusal(
             "values of the baseline; pass other baselines"
         )
     return ValueError(
-        f"{head}: it must take any number of rows, and additional_forward_args with "
-        "them; see captum_margin.Shared for what of these goes along with the rows"
+        f"{head}: it must take any number of rows (fewer at once with "
+        "perturbations_per_eval=1, or internal_batch_size) and score each by itself, "
+        "and take additional_forward_args with them; see captum_margin.Shared for what "
+        "of these goes along with the rows"
     )
 
 

@@ -15,7 +15,6 @@ from captum_margin._whole_numbers import whole_number
 
 __all__ = [
     "MIN_IMAGE_SIDE",
-    "check_layout",
     "element_partition",
     "has_space",
     "is_image",
@@ -27,8 +26,6 @@ MIN_IMAGE_SIDE = 16
 #: Below this length a series, and below its square of places a volume, has so few
 #: elements that each can be a feature.
 _MIN_LENGTH = 16
-#: Channels of pictures: grey, colour, colour with transparency.
-_CHANNELS = (1, 3, 4)
 
 
 def is_image(tensor: Tensor) -> bool:
@@ -53,32 +50,6 @@ def has_space(tensor: Tensor) -> bool:
     if tensor.dim() == 5:
         return tensor[0, 0].numel() >= _MIN_LENGTH**2
     return is_image(tensor)
-
-
-def check_layout(tensor: Tensor) -> None:
-    """Refuses images and volumes whose channels are last.
-
-    Raises:
-        ValueError: If they are: the last axis has 1, 3 or 4 places, and those that
-            would then be space have 16 or more each, the one of the channels too.
-    """
-    places = tuple(tensor.shape[1:-1])
-    if (
-        tensor.dim() in (4, 5)
-        and tensor.shape[-1] in _CHANNELS
-        and min(places) >= MIN_IMAGE_SIDE
-    ):
-        given, wanted, order = (
-            ("(B, H, W, C)", "(B, C, H, W)", "0, 3, 1, 2")
-            if tensor.dim() == 4
-            else ("(B, D, H, W, C)", "(B, C, D, H, W)", "0, 4, 1, 2, 3")
-        )
-        back = "0, 2, 3, 1" if tensor.dim() == 4 else "0, 2, 3, 4, 1"
-        raise ValueError(
-            f"expected channels first, {wanted} (got {tuple(tensor.shape)}, which "
-            f"looks like channels last, {given}); pass inputs.permute({order}), and "
-            f"for a model that wants channels last lambda x: model(x.permute({back}))"
-        )
 
 
 def slic_segments(

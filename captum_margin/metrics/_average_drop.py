@@ -146,7 +146,7 @@ def average_drop(
         >>> result.average_drop, result.average_increase, result.mask_mean.item()
         (0.125, 0.0, 0.5)
     """
-    images = check_images(inputs)
+    images = check_images(inputs, forward_func)
     values = spatial_map(attributions, images)
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(

@@ -173,7 +173,7 @@ def grid_pointing(
         >>> grid_pointing(model, flat, images).mean_score
         0.25
     """
-    x = check_images(images)
+    x = check_images(images, forward_func)
     for value, name in ((n_cells, "n_cells"), (batch_size, "batch_size")):
         check_count(value, name)
     if n_cells < 2:

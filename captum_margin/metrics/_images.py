@@ -14,14 +14,16 @@ from captum_margin._model.captum import (
     TargetType,
     check_layout,
     format_inputs,
+    scores_of,
     select_rows,
-    target_scores,
+    target_outputs,
 )
 from captum_margin._whole_numbers import is_whole
 
 __all__ = [
     "Scorer",
     "TargetScorer",
+    "blurred",
     "check_count",
     "check_dense",
     "check_images",
@@ -58,28 +60,32 @@ class TargetScorer:
         self.softmax = softmax
         self.watch = SoftmaxWatch()
         self.images: Tensor | None = None
+        self.output_shape: tuple[int, ...] | None = None
 
     def __call__(self, images: Tensor, n_copies: int) -> Tensor:
         """Scores of ``n_copies`` of the batch, one after another."""
         n_examples = len(images) // n_copies
         rows = torch.arange(n_examples).repeat(n_copies)
         target, args = select_rows(self.target, self.args, rows, n_examples)
-        # The first call shows the images themselves.
-        of = None if self.images is None else Examples((self.images,), self.args, rows)
-        self.images = images if self.images is None else self.images
-        return target_scores(
-            self.forward_func,
-            (images,),
-            target,
-            args,
-            softmax=self.softmax,
-            watch=self.watch,
-            of=of,
+        of = None
+        if self.images is not None:
+            of = Examples((self.images,), self.args, rows, self.output_shape)
+        output = target_outputs(self.forward_func, (images,), args, of=of)
+        if self.images is None:  # the first call shows the images themselves
+            self.images, self.output_shape = images, tuple(output.shape)
+        return scores_of(
+            output, target, len(images), softmax=self.softmax, watch=self.watch
         )
 
 
-def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Returns the one batch of images (B, C, H, W) in ``inputs``, or raises."""
+def check_images(
+    inputs: Tensor | tuple[Tensor, ...],
+    forward_func: Callable[..., object] | None = None,
+) -> Tensor:
+    """Returns the one batch of images (B, C, H, W) in ``inputs``, or raises.
+
+    The model may show that what looks like (B, H, W, C) is not.
+    """
     formatted = format_inputs(inputs)
     if len(formatted) != 1 or formatted[0].dim() != 4 or formatted[0].numel() == 0:
         raise ValueError(
@@ -87,7 +93,7 @@ def check_images(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
             f"(got shapes {[tuple(tensor.shape) for tensor in formatted]}); "
             "score other inputs by their own metric"
         )
-    check_layout(formatted[0])
+    check_layout(formatted[0], forward_func)
     if not formatted[0].is_floating_point():
         raise TypeError(
             f"expected floating-point inputs (got {formatted[0].dtype}); "
@@ -172,7 +178,11 @@ def gaussian_blur(images: Tensor, sigma: float = 5.0, kernel_size: int = 11) -> 
             "expected sigma > 0 and an odd kernel_size >= 1 "
             f"(got {sigma} and {kernel_size}); the default is 5.0 and 11"
         )
-    images = check_images(images)
+    return blurred(check_images(images), sigma, kernel_size)
+
+
+def blurred(images: Tensor, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
+    """As :func:`gaussian_blur`, of images that were checked."""
     half = kernel_size // 2
     offsets = torch.arange(-half, half + 1, device=images.device)
     kernel = torch.exp(-offsets.double().square() / (2 * sigma**2))

@@ -18,9 +18,9 @@ from captum_margin._model.captum import TargetType
 from captum_margin._version import versions
 from captum_margin.metrics._images import (
     TargetScorer,
+    blurred,
     check_count,
     check_images,
-    gaussian_blur,
     mean_colour,
     resolve_baseline,
     spatial_map,
@@ -151,12 +151,12 @@ def insertion_deletion(
         >>> curves.insertion_auc.item(), curves.deletion_auc.item()
         (3.5, 0.5)
     """
-    images = check_images(inputs)
+    images = check_images(inputs, forward_func)
     values = spatial_map(attributions, images)
     check_count(n_steps, "n_steps")
     check_count(perturbations_per_eval, "perturbations_per_eval")
     if insertion_baseline is None:
-        start = gaussian_blur(images)
+        start = blurred(images)
         start_words = "Gaussian blur, sigma 5 px, kernel 11x11, edges repeated"
     else:
         start, start_words = resolve_baseline(

@@ -128,7 +128,7 @@ def smallest_region(
         >>> region.mask[0, 0].tolist()
         [[True, False], [True, False]]
     """
-    images = check_images(inputs)
+    images = check_images(inputs, forward_func)
     values = spatial_map(attributions, images)
     check_count(n_steps, "n_steps")
     check_count(perturbations_per_eval, "perturbations_per_eval")

@@ -383,9 +383,8 @@ def test_demo_writes_one_page_of_pictures(tmp_path, capsys):
 
 def test_the_program_in_a_process_of_its_own(tmp_path):
     def captum_margin_command(*arguments):
-        code = "import sys; from captum_margin.cli import main; sys.exit(main())"
         return subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-m", "captum_margin", *arguments],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import NoiseTunnel
 from torch import nn
 
 from captum_margin import PerExample, Shared
@@ -143,6 +144,48 @@ def test_the_shared_tensor_that_was_repeated_is_named():
         .attribute(models.rows(3), additional_forward_args=args)
         .any()
     )
+
+
+@pytest.mark.parametrize("n_examples", [1, 2])
+@pytest.mark.parametrize("softmax", [True, False])
+def test_a_shared_tensor_that_makes_rows_into_columns_is_named(n_examples, softmax):
+    # Each of n repeats of the table would become a class.
+    x, table = torch.rand(n_examples, 6), torch.rand(n_examples, 6)
+    text = refused(lambda t, w: t @ w.T, x, table, target=0, softmax=softmax)
+    assert f"args[0] ({n_examples}, 6) went along with the rows" in text
+    found = MarginSaliency(lambda t, w: t @ w.T).attribute(
+        x, target=0, additional_forward_args=Shared(table), softmax=False
+    )
+    # All 64 unions: the Banzhaf values of a linear score, to the last digit.
+    torch.testing.assert_close(found, x * table[0])
+
+
+def test_rows_that_are_compared_with_each_other_are_refused():
+    text = refused(lambda t: t @ t.T, torch.rand(2, 6), target=0)
+    assert "outputs (32, 32), for the examples (2, 2)" in text
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="score each by itself"):
+        insertion_deletion(lambda t: t.flatten(1) @ t.flatten(1).T, x, x, 0)
+
+
+def test_noise_tunnel_repeats_no_lists():
+    x = torch.rand(2, 6)
+    explainer = MarginSaliency(lambda t, words: t.sum(1))
+    options = {"nt_samples": 3, "n_evaluations": 16}
+    with pytest.raises(ValueError, match=r"expected 6 values.*NoiseTunnel.* a tensor"):
+        NoiseTunnel(explainer).attribute(
+            x, additional_forward_args=PerExample(["a", "b"]), **options
+        )
+
+
+def test_a_value_too_many_is_named_by_methods_of_layers():
+    model = Weighed().eval()
+    args = (Shared(TABLE), PerExample(["a"] * 5))
+    references = models.images(5)
+    explainer = RepresentativeInterpretation(model, model.model[0])
+    explainer.fit(references, additional_forward_args=args)
+    with pytest.raises(ValueError, match=r"expected 2 values, .*args\[1\] \(got 5\)"):
+        explainer.attribute(references[:2], 0, additional_forward_args=args)
 
 
 def test_the_list_of_one_that_was_not_repeated_is_named():

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_margin._model.captum import format_inputs, select_rows
+from captum_margin._model.layouts import check_layout
 from captum_margin._model.precision import full_precision
-from captum_margin._model.segments import check_layout
 from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.feature_maps import (
     full_resolution_features,
@@ -133,7 +133,7 @@ def feature_coalitions(
     >>> mask.shape
     torch.Size([1, 16, 16])
     """
-    (images,) = _images(inputs)
+    (images,) = _images(inputs, forward_func)
     n_coalitions = whole_number(n_coalitions, "n_coalitions")
     n_clusters = whole_number(n_clusters, "n_clusters")
     n_steps = whole_number(n_steps, "n_steps")
@@ -215,7 +215,7 @@ def continuity_loss(responses: Tensor) -> Tensor:
     return total
 
 
-def _images(inputs: object) -> tuple[Tensor]:
+def _images(inputs: object, forward_func: Callable[..., Tensor]) -> tuple[Tensor]:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(
@@ -227,7 +227,7 @@ def _images(inputs: object) -> tuple[Tensor]:
         raise ValueError(
             f"expected images of shape (B, C, H, W) (got {tuple(images.shape)})"
         )
-    check_layout(images)
+    check_layout(images, forward_func)
     return (images.detach(),)
 
 

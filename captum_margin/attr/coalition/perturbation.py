@@ -28,8 +28,8 @@ from captum_margin._model.captum import (
     format_inputs,
     format_output,
 )
+from captum_margin._model.layouts import check_layout
 from captum_margin._model.precision import full_precision
-from captum_margin._model.segments import check_layout
 from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.clustering import feature_coalitions
 from captum_margin.attr.coalition.search import Search, SearchResult, search
@@ -308,7 +308,7 @@ class CoalitionPerturbation(PerturbationAttribution):
             torch.Size([1, 3, 16, 16])
         """
         is_tuple = isinstance(inputs, tuple)
-        images = _one_image_batch(format_inputs(inputs))
+        images = _one_image_batch(format_inputs(inputs), self.forward_func)
         warn_of_training(self.forward_func)
         used = _with_defaults(
             paper,
@@ -412,7 +412,9 @@ class CoalitionPerturbation(PerturbationAttribution):
         raise NotImplementedError("attribute_future is not implemented")
 
 
-def _one_image_batch(inputs: tuple[Tensor, ...]) -> Tensor:
+def _one_image_batch(
+    inputs: tuple[Tensor, ...], forward_func: Callable[..., Tensor]
+) -> Tensor:
     """The only input, images.
 
     Raises:
@@ -425,7 +427,7 @@ def _one_image_batch(inputs: tuple[Tensor, ...]) -> Tensor:
             f"expected one tensor of images (B, C, H, W) (got {shapes}); explain other "
             "inputs with MarginSaliency"
         )
-    check_layout(inputs[0])
+    check_layout(inputs[0], forward_func)
     if not inputs[0].is_floating_point():
         raise TypeError(
             f"expected floating-point images (got {inputs[0].dtype}); convert them as "

@@ -118,6 +118,7 @@ class _Scorer:
         self.target, self.args = target, args
         self.options = options
         self.watch = SoftmaxWatch()
+        self.output_shape: tuple[int, ...] | None = None
         deviation = images.flatten(1).std(dim=1, unbiased=False)
         self.noise = options.noise * deviation.view(-1, 1, 1, 1)
         if options.confidence == "drop":
@@ -177,8 +178,13 @@ class _Scorer:
         count = len(self.images)
         _, args = take_rows((self.images,), self.args, rows)
         target, _ = select_rows(self.target, None, rows, count)
-        of = Examples((self.images,), self.args, rows) if copies else None
-        output = target_outputs(self.forward_func, (images,), args, of=of)
+        of = Examples((self.images,), self.args, rows, self.output_shape)
+        given = self.forward_func, (images,), args
+        output = target_outputs(*given, of=of if copies else None)
+        if of.are_mixed_in(output):
+            target_outputs(*given, of=of)  # says so
+        if self.output_shape is None and not copies and len(rows) == count:
+            self.output_shape = tuple(output.shape)
         # Half precision would round away what a small step changes.
         return output.to(torch.promote_types(output.dtype, torch.float32)), target
 

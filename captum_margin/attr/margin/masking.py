@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_margin._model.captum import TargetType, select_rows, target_scores
+from captum_margin._model.captum import (
+    TargetType,
+    scores_of,
+    select_rows,
+    target_outputs,
+    target_scores,
+)
 from captum_margin._model.outputs import SoftmaxWatch
 from captum_margin._model.refusals import Examples
 
@@ -70,16 +76,19 @@ class MaskedScorer:
         self.softmax = softmax
         self.watch = SoftmaxWatch()
         self.n_rows = perturbations_per_eval * inputs[0].shape[0]
+        self.output_shape: tuple[int, ...] | None = None
 
     def unmasked(self) -> Tensor:
         """Scores of the inputs themselves, (B,)."""
-        return target_scores(
+        n_examples = len(self.inputs[0])
+        output = target_outputs(
             self.forward_func,
             tuple(tensor.clone() for tensor in self.inputs),  # for in-place models
-            self.target,
             self.args,
-            softmax=self.softmax,
-            watch=self.watch,
+        )
+        self.output_shape = tuple(output.shape)
+        return scores_of(
+            output, self.target, n_examples, softmax=self.softmax, watch=self.watch
         )
 
     def masked(
@@ -127,7 +136,7 @@ class MaskedScorer:
                 args,
                 softmax=self.softmax,
                 watch=self.watch,
-                of=Examples(self.inputs, self.args, rows),
+                of=Examples(self.inputs, self.args, rows, self.output_shape),
             )
             scores.append(of_chunk.clone())  # it may be a view of the buffer
             progress.update(len(rows))

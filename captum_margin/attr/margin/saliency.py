@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_margin._keywords import check_keywords
@@ -26,9 +26,9 @@ from captum_margin._model.captum import (
     format_inputs,
     format_output,
 )
+from captum_margin._model.layouts import check_layout, has_channels_first
 from captum_margin._model.precision import full_precision
 from captum_margin._model.segments import (
-    check_layout,
     element_partition,
     has_space,
     is_image,
@@ -179,8 +179,8 @@ class MarginSaliency(PerturbationAttribution):
                 :class:`captum.attr.FeatureAblation`. Images are (B, C, H, W), grey or
                 colour, of 16 pixels a side or more; volumes and videos
                 (B, C, D, H, W), of 256 places or more; series (B, C, L), of 16 steps
-                or more and fewer channels, for a model that has no recurrence or
-                attention without a convolution before it.
+                or more and fewer channels. Three axes whose first layer in the model
+                takes the last one (linear, recurrent) are tokens (B, T, F).
             baselines (scalar, Tensor, tuple of scalar, or Tensor, optional): What
                 stands where an input is not shown, as there. Default: None, the mean
                 colour of each image, and zero for other inputs
@@ -374,11 +374,14 @@ class MarginSaliency(PerturbationAttribution):
                 for example in range(n_examples)
             ]
         for tensor in inputs:
-            check_layout(tensor)
+            check_layout(tensor, self.forward_func)
         if self.segmentation_func is not None:
             return _segmented(inputs, self.segmentation_func)
         if len(inputs) == 1 and domain == "unions" and has_space(inputs[0]):
-            if inputs[0].dim() != 3 or not _takes_steps_first(self.forward_func):
+            steps_first = inputs[0].dim() == 3 and (
+                has_channels_first(self.forward_func, inputs[0]) is False
+            )
+            if not steps_first:
                 return None
         if len(inputs) == 1 and is_image(inputs[0]):
             return _segmented(inputs, slic_segments)
@@ -388,16 +391,6 @@ class MarginSaliency(PerturbationAttribution):
                 "image; pass one mask an input, for example with slic_segments"
             )
         return [element_partition(inputs)] * n_examples
-
-
-def _takes_steps_first(forward_func: object) -> bool:
-    """Whether inputs of three axes are (B, L, C), as recurrence and attention want."""
-    if not isinstance(forward_func, nn.Module):
-        return False
-    layers = list(forward_func.modules())
-    return any(
-        isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) for layer in layers
-    ) and not any(isinstance(layer, nn.Conv1d) for layer in layers)
 
 
 def _check_options(domain: str, sided: str) -> None:

@@ -1,6 +1,7 @@
 """Series, images and volumes; and layouts that are none of these."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -194,6 +195,73 @@ def test_steps_first_are_no_series(layer):
     model = Steps(nn.Sequential(nn.Conv1d(6, 20, 1), layer)).eval()
     found = MarginSaliency(model).attribute(x, n_evaluations=400)
     assert torch.equal(found[:, :1].expand_as(found), found)
+
+
+class SecondToken(nn.Module):
+    """The logits of the second of T tokens of 32 features, (B, T, 32)."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        if isinstance(self.layer, nn.Conv1d):
+            return self.layer(x.transpose(1, 2))[:, :, 1]
+        return self.layer(x)[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "wrapped"),
+    [
+        (nn.Linear(32, 2), lambda net: net),
+        (nn.Conv1d(32, 2, 1), lambda net: net),
+        (nn.Linear(32, 2), lambda net: lambda x: net(x)),
+        (nn.Linear(32, 2), lambda net: net.forward),
+        (nn.Linear(32, 2), lambda net: partial(net)),
+        (nn.Linear(32, 2), nn.DataParallel),
+    ],
+    ids=["linear", "transposed", "function", "method", "partial", "parallel"],
+)
+def test_tokens_are_told_from_series_by_the_first_layer(layer, wrapped):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 5, 32, generator=generator)
+    net = SecondToken(layer).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator))
+    options = {"target": 0, "softmax": False, "n_evaluations": 2000}
+    found = MarginSaliency(wrapped(net)).attribute(x, **options)
+    # Every element adds its weighted value.
+    expected = torch.zeros_like(x)
+    expected[:, 1] = x[:, 1] * layer.weight[0].detach().view(32)
+    assert float((found - expected).abs().max()) < 0.25
+
+
+def test_a_first_convolution_of_as_many_channels_makes_a_series():
+    net = nn.Sequential(nn.Conv1d(5, 2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    x = torch.rand(1, 5, 32)
+    found = MarginSaliency(lambda t: net(t)).attribute(x, target=0, n_evaluations=60)
+    assert torch.equal(found[:, :1].expand_as(found), found)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 20, 32, 1)])
+@pytest.mark.filterwarnings("ignore:.* features share")
+def test_feature_maps_of_few_columns_are_no_pictures(shape):
+    net = nn.Sequential(
+        nn.Conv2d(shape[1], 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    options = {"target": 0, "softmax": False}
+    found = MarginSaliency(net).attribute(x, n_evaluations=50, **options)
+    elements = torch.arange(x[0].numel()).view(1, *x.shape[1:])
+    expected = MarginSaliency(net).attribute(
+        x, feature_mask=elements, n_evaluations=50, **options
+    )
+    torch.testing.assert_close(found, expected)
+    curves = insertion_deletion(lambda t: net(t), x, x, **options)
+    with torch.no_grad():
+        torch.testing.assert_close(curves.insertion[:, -1], net(x)[:, 0])
+    with pytest.raises(ValueError, match=r"channels first.*Module whose first layer"):
+        insertion_deletion(lambda t: t.flatten(1).sum(1), x, x)
 
 
 def test_fewer_evaluations_than_features_warn_once():
