@@ -171,11 +171,12 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that the way to it comes through or is in."""
     if not folder.is_symlink():
         return False
     target = folder.resolve()
-    parent = folder.parent.resolve()
-    return target == parent or target in parent.parents
+    way = (step.resolve() for step in folder.absolute().parents)
+    return any(target == step or target in step.parents for step in way)
 
 
 def is_image(name: str) -> bool:

@@ -84,17 +84,17 @@ class Lists(NamedTuple):
     """L lists, as they were placed.
 
     Args:
-        mean (ndarray): Taken from all points: small numbers, small rounding errors;
-            (F,).
+        middle (ndarray): The median, taken from all points: small numbers, small
+            rounding errors, also beside a point that is far off; (F,).
         centres (ndarray): Of the lists, (L, F) float32, near ones close together.
     """
 
-    mean: Array
+    middle: Array
     centres: Array
 
     def centred(self, points: Tensor) -> Array:
-        """Points (n, F) less the mean."""
-        centred: Array = points.cpu().numpy() - self.mean
+        """Points (n, F) less the middle."""
+        centred: Array = points.cpu().numpy() - self.middle
         return centred
 
     def near(self, centred: Array, count: int = 1) -> Array:
@@ -111,8 +111,8 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     faiss = _faiss()
     number = round(min(_LISTS * len(rows) ** 0.5, len(rows) / _SHORTEST)) or 1
     sample = rows.take(sample_rows(len(rows), _SAMPLE * number, seed)).cpu().numpy()
-    mean = sample.mean(axis=0)
-    sample -= mean
+    middle = np.median(sample, axis=0)
+    sample -= middle
 
     def k_means(points: Array, k: int) -> Any:
         few = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
@@ -123,7 +123,7 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     centres = k_means(sample, number).centroids
     groups = k_means(centres, round(number**0.5))
     order = groups.index.search(centres, 1)[1].ravel().argsort(kind="stable")
-    return Lists(mean, centres[order])
+    return Lists(middle, centres[order])
 
 
 class Pilots(NamedTuple):

@@ -110,7 +110,8 @@ def nearest_to(
     Cost: O(Q · N · F) time; a block of rows and Q blocks of distances at once.
     """
     width = k + _SPARE
-    centre = queries.mean(dim=0)
+    # Small numbers, small rounding errors, also beside a query that is far off.
+    centre = queries.median(dim=0).values
     centred = queries - centre
     least = queries.new_full((len(queries), 0), torch.inf)
     nearest = torch.empty_like(least, dtype=torch.long)

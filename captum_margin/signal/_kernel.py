@@ -88,7 +88,8 @@ def distance_blocks(x: Tensor, y: Tensor, rows: int) -> Iterator[tuple[int, Tens
     if as_sparse(x) is not None or as_sparse(y) is not None:
         yield from _sparse_blocks(x, y, rows)
         return
-    centre = y.mean(dim=0)  # smaller numbers, smaller rounding errors
+    # Small numbers, small rounding errors, also beside a sample that is far off.
+    centre = y.median(dim=0).values
     x, y = x - centre, y - centre
     x_norms, y_norms = x.square().sum(dim=1), y.square().sum(dim=1)
     for start in range(0, x.size(0), rows):

@@ -178,7 +178,7 @@ def _of_features(
     half = frequencies.size(1)
     of_all = x.new_zeros((), dtype=sum_dtype(x))
     row, own, crossing, inside = x.new_zeros(4, len(z), dtype=sum_dtype(x))
-    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = x.median(dim=0).values  # smaller phases, smaller rounding errors
     for some in frequencies.split(max(1, BLOCK_NUMBERS // len(x) // 2), dim=1):
         feature, of_new = (
             torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5

@@ -44,7 +44,7 @@ def spread_seeds(
     if n == 0:
         return torch.arange(0, device=x.device)
     is_sparse = as_sparse(x) is not None  # what is centred is dense
-    picks = _far_picks(x if is_sparse else x - x.mean(dim=0), n, generator)
+    picks = _far_picks(x if is_sparse else x - x.median(dim=0).values, n, generator)
     centres = _sparse_centres(x, picks) if is_sparse else _centres(x, picks)
     rows = check_block_size(block_size, x.size(0))
     blocks = distance_blocks(centres, x, rows)

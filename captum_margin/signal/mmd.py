@@ -251,7 +251,7 @@ def _feature_sums(
     adj = to_csr(edge_index, torch.ones_like(edge_index[0], dtype=x.dtype), n)
     square = x.new_zeros(n, dtype=sum_dtype(x))
     own = torch.zeros_like(square)
-    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = x.median(dim=0).values  # smaller phases, smaller rounding errors
     for start in range(0, half, step):
         phase = centred_product(x, centre, frequencies[:, start : start + step])
         feature = torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5

@@ -126,7 +126,7 @@ def select_prototypes(
         return torch.empty(0, dtype=torch.long, device=x.device)
     # Smaller numbers, smaller rounding errors; sparse ones would be dense.
     rows = as_sparse(x)
-    x = x - x.mean(dim=0) if rows is None else cast(Tensor, rows.double())
+    x = x - x.median(dim=0).values if rows is None else cast(Tensor, rows.double())
     norms = square_norms(x)
     far = float((4 * norms.max().sqrt() + 1).square())  # four times the radius, + 1
     samples = Samples(x, norms, group, int(group.max()) > 0, far, block_size)

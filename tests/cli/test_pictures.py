@@ -203,6 +203,15 @@ def test_links_that_lead_back_end_and_others_are_followed(tmp_path):
     assert images_in(root) == [root / "a" / "x.png", root / "b" / "y.png"]
 
 
+def test_folders_that_link_to_each_other_are_read_once_each_way(tmp_path):
+    save(tmp_path / "a" / "x.png")
+    save(tmp_path / "b" / "y.png")
+    (tmp_path / "a" / "to").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "to").symlink_to(tmp_path / "a", target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in images_in(tmp_path)]
+    assert found == ["a/to/y.png", "a/x.png", "b/to/x.png", "b/y.png"]
+
+
 # The terminal
 
 

@@ -1,5 +1,9 @@
 """Labels that are missing, numbers out of range, tables of several types."""
 
+import datetime
+import decimal
+import enum
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -117,6 +121,47 @@ def test_labels_in_any_container_are_the_same_labels():
     ):
         scores = LabelNoise.from_features(x, given).self_influence()
         assert torch.equal(scores, expected)
+
+
+def test_labels_that_are_dates_or_other_objects_in_an_order():
+    pandas = pytest.importorskip("pandas")
+    x, labels = data()
+    expected = LabelNoise.from_features(x, labels).self_influence()
+    days = [datetime.date(2020, 1, 1 + c) for c in labels.tolist()]
+    moments = np.array(days, dtype="M8[ns]")
+    for given, classes in (
+        (days, sorted({*days})),
+        (np.array(days, dtype=object), sorted({*days})),
+        (np.array(days, dtype="M8[D]"), sorted({*days})),
+        ([pandas.Timestamp(day) for day in days], [*map(pandas.Timestamp, {*days})]),
+        (moments, sorted({*moments})),
+        ([decimal.Decimal(c) for c in labels.tolist()], [0, 1, 2]),
+    ):
+        question = LabelNoise.from_features(x, given)
+        assert torch.equal(question.self_influence(), expected)
+        assert question.result().classes == tuple(sorted(classes))
+    with pytest.raises(TypeError, match=r"got E, which have no order.; pass them as te"):
+        LabelNoise.from_features(x, [enum.Enum("E", "A B").A] * len(x))
+
+
+def test_several_labels_a_sample_are_refused():
+    pandas = pytest.importorskip("pandas")
+    x, labels = data()
+    pairs = [(c, "a") for c in labels.tolist()]
+    objects = np.empty(len(x), dtype=object)
+    objects[:] = pairs
+    for given in (pandas.MultiIndex.from_tuples(pairs), objects):
+        with pytest.raises(TypeError, match=r"one class per sample .got tuple"):
+            LabelNoise.from_features(x, given)
+
+
+def test_text_that_is_taken_for_a_gap_is_named():
+    x, labels = data()
+    for given in (["nan", *names(labels)[1:]], np.array(["nan", *names(labels)[1:]])):
+        with pytest.raises(ValueError, match=r"the first at 0: 'nan'.*otherwise"):
+            LabelNoise.from_features(x, given)
+    given = ["Na" if c else "NA" for c in labels.tolist()]
+    assert LabelNoise.from_features(x, given).result().classes == ("NA", "Na")
 
 
 @pytest.mark.parametrize("question", [LabelNoise, DecisionBoundary])
