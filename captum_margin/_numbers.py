@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_numbers", "as_real", "bounded_rows", "check_span", "is_missing"]
+__all__ = [
+    "as_numbers",
+    "as_real",
+    "bounded_rows",
+    "check_span",
+    "is_missing",
+    "middle",
+]
 
 # Squares of larger or smaller numbers leave double precision, or single.
 _DOUBLE, _SINGLE = 2.0**500, 2.0**60
@@ -21,6 +28,7 @@ _USUAL = 2.0**40
 _DIRECTION, _DIGITS = 1e-6, 2.0**-14
 _STEPS = 8  # of the dtype, that the widest column must have
 _BLOCK = 2**16
+_SOME = 1024  # rows by which the middle is found
 
 
 def as_numbers(values: Any, name: str) -> NDArray[Any]:
@@ -241,3 +249,15 @@ def bounded_rows(points: Tensor) -> Tensor:
     for exponent in (half.floor(), half.ceil()):
         points = points * torch.exp2(-exponent.to(points.dtype))
     return points
+
+
+def middle(points: Tensor) -> Tensor:
+    """A point (F,) amid those of (N, F), N >= 1: the median of some of them.
+
+    Less it, numbers are small, and so are rounding errors. By the mean one point that
+    is far off would take the digits of all others.
+    """
+    some = points[:: max(1, len(points) // _SOME)]
+    # By a sort, for the median of torch is not deterministic on every device.
+    amid: Tensor = some.sort(dim=0).values[len(some) // 2]
+    return amid

@@ -45,6 +45,10 @@ def deep_twins(values):
         "integers of 16": ("c.tif", Image.fromarray(values.astype(np.int32) * 257)),
         "fractions": ("d.tif", Image.fromarray(values.astype(np.float32) / 255)),
         "floats": ("e.tif", Image.fromarray(values.astype(np.float32))),
+        "own small range": (
+            "g.tif",
+            Image.fromarray(values.astype(np.float32) / 2550 - np.float32(0.05)),
+        ),
         "own range": (
             "f.tif",
             Image.fromarray((values.astype(np.float32) - 100) * 1000),
@@ -68,6 +72,16 @@ def test_dark_and_light_pictures_of_sixteen_bits_are_told_apart(tmp_path):
         flat = np.full((8, 8), level * 257, dtype=np.uint16)
         Image.fromarray(flat).save(tmp_path / "flat.png")
         assert np.unique(np.asarray(read_image(tmp_path / "flat.png"))) == [level]
+
+
+def test_fractions_a_little_above_one_are_no_black_picture(tmp_path):
+    values = grey().astype(np.float32) / 255
+    values[0, :4] = 1.0, 1.02, 1.5, 2.0  # as resampling overshoots
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    found = np.asarray(read_image(tmp_path / "a.tif"))[:, :, 0]
+    assert np.array_equal(found, (values.clip(0, 1) * 255).round())
+    Image.fromarray(values.clip(0, 1) * 3).save(tmp_path / "b.tif")
+    assert np.asarray(read_image(tmp_path / "b.tif")).max() == 3  # of 255
 
 
 def test_pictures_with_nan_are_refused_in_our_words(tmp_path):

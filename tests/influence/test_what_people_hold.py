@@ -140,7 +140,7 @@ def test_labels_that_are_dates_or_other_objects_in_an_order():
         question = LabelNoise.from_features(x, given)
         assert torch.equal(question.self_influence(), expected)
         assert question.result().classes == tuple(sorted(classes))
-    with pytest.raises(TypeError, match=r"got E, which have no order.; pass them as te"):
+    with pytest.raises(TypeError, match=r"got E, which have no order.; pass them"):
         LabelNoise.from_features(x, [enum.Enum("E", "A B").A] * len(x))
 
 
