@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import not_far_off
 from captum_margin.neighbors.recall import nearest_to, sample_rows
 from captum_margin.neighbors.rows import Rows
 
@@ -84,17 +85,17 @@ class Lists(NamedTuple):
     """L lists, as they were placed.
 
     Args:
-        middle (ndarray): The median, taken from all points: small numbers, small
-            rounding errors, also beside a point that is far off; (F,).
+        mean (ndarray): Of what is not far off, taken from all points: small numbers,
+            small rounding errors; (F,).
         centres (ndarray): Of the lists, (L, F) float32, near ones close together.
     """
 
-    middle: Array
+    mean: Array
     centres: Array
 
     def centred(self, points: Tensor) -> Array:
-        """Points (n, F) less the middle."""
-        centred: Array = points.cpu().numpy() - self.middle
+        """Points (n, F) less the mean."""
+        centred: Array = points.cpu().numpy() - self.mean
         return centred
 
     def near(self, centred: Array, count: int = 1) -> Array:
@@ -111,8 +112,9 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     faiss = _faiss()
     number = round(min(_LISTS * len(rows) ** 0.5, len(rows) / _SHORTEST)) or 1
     sample = rows.take(sample_rows(len(rows), _SAMPLE * number, seed)).cpu().numpy()
-    middle = np.median(sample, axis=0)
-    sample -= middle
+    near = not_far_off(torch.from_numpy(sample)).numpy()
+    mean = sample[near].mean(axis=0)
+    sample -= mean
 
     def k_means(points: Array, k: int) -> Any:
         few = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
@@ -123,7 +125,7 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     centres = k_means(sample, number).centroids
     groups = k_means(centres, round(number**0.5))
     order = groups.index.search(centres, 1)[1].ravel().argsort(kind="stable")
-    return Lists(middle, centres[order])
+    return Lists(mean, centres[order])
 
 
 class Pilots(NamedTuple):

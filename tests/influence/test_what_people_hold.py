@@ -15,7 +15,7 @@ from captum_margin.influence import (
     Prototypes,
     near_duplicates,
 )
-from captum_margin.neighbors import find_neighbors
+from captum_margin.neighbors import find_neighbors, neighbors_among
 from captum_margin.scale import build_shards, label_noise
 from captum_margin.signal import Graph, kernel_density, knn_graph
 from tests.influence.test_scores import blobs
@@ -234,6 +234,31 @@ def test_stores_on_disk_refuse_what_single_precision_cannot_tell(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             build_shards(wild, tmp_path / "shards", 5)
+
+
+@pytest.mark.parametrize("same", [1e5, 1.7e9, 123_456_789.123])
+def test_a_column_that_is_the_same_everywhere_changes_nothing(same, tmp_path):
+    x, labels = data()
+    wide = torch.cat([x, torch.full_like(x[:, :1], same)], dim=1)
+    plain, asked = (
+        LabelNoise.from_features(v, labels, metric="euclidean") for v in (x, wide)
+    )
+    torch.testing.assert_close(asked.self_influence(), plain.self_influence())
+    assert torch.equal(
+        neighbors_among(wide, wide[:9], 5)[0], neighbors_among(x, x[:9], 5)[0]
+    )
+    for backend in ("exact", "faiss"):
+        found, expected = (find_neighbors(v, 5, backend=backend) for v in (wide, x))
+        assert torch.equal(found.indices, expected.indices)
+    found, expected = (
+        label_noise(v.numpy(), labels, tmp_path / name, k=5, metric="euclidean")
+        for v, name in ((wide, "wide"), (x, "plain"))
+    )
+    assert torch.equal(torch.as_tensor(found.scores), torch.as_tensor(expected.scores))
+    with pytest.raises(ValueError, match="more than their digits tell"):
+        uneven = wide.clone()
+        uneven[::2, -1] += same / 1e9
+        find_neighbors(torch.cat([uneven, x + 1e9], dim=1), 5, backend="faiss")
 
 
 @pytest.mark.parametrize("offset", [1e9, -1e9])

@@ -116,8 +116,7 @@ def test_lists_are_k_means_of_the_rows():
     lists = place_lists(Rows(x), seed=0)
     assert len(lists.centres) == 50  # 40 rows each
     centred = lists.centred(x)
-    middle = np.median(x.numpy(), axis=0)
-    np.testing.assert_allclose(lists.middle, middle, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(lists.mean, x.mean(dim=0), rtol=1e-4, atol=1e-4)
     home = lists.near(centred)[:, 0]
     expected = [reference.by_distance(a, lists.centres)[0][0] for a in centred[:200]]
     assert home[:200].tolist() == expected
@@ -148,7 +147,7 @@ def test_lists_needed_by_the_pilots(monkeypatch, recall):
     pilots = take_pilots(rows, 5, seed=0)
     expected, _ = reference.brute_force(x, 5)
     assert pilots.true.tolist() == expected[pilots.samples].tolist()
-    centred = x.numpy() - lists.middle
+    centred = x.numpy() - lists.mean
     wanted = reference.lists_needed(
         centred[pilots.samples],
         centred,

@@ -28,22 +28,21 @@ LABEL_NAMES = ("label", "labels")
 
 @dataclass(frozen=True)
 class Scaling:
-    """Brings columns to a middle of 0 and variance 1.
+    """Brings columns to mean 0 and variance 1.
 
     Attributes:
-        middle (Tensor): What becomes 0, shape (F,), float64. It is amid the samples,
-            for beside the mean of one far off and others these would lose their digits.
+        mean (Tensor): Shape (F,), float64; of the samples that are not far off.
         spread (Tensor): Standard deviations, or 1 for columns that are constant.
     """
 
-    middle: Tensor
+    mean: Tensor
     spread: Tensor
 
     def __call__(self, values: Tensor) -> Tensor:
         """Features (n, F) scaled, float32, a block at a time."""
         scaled = torch.empty(values.shape, dtype=torch.float32)
         for block, into in zip(values.split(_BLOCK), scaled.split(_BLOCK), strict=True):
-            into.copy_((block.double() - self.middle) / self.spread)
+            into.copy_((block.double() - self.mean) / self.spread)
         return scaled
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_margin._numbers import bounded_rows, check_span, middle
+from captum_margin._numbers import bounded_rows, check_span, not_far_off
 from captum_margin.cli.audit.data import AuditData, Scaling, half_of_a_class
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.neighbors import find_neighbors
@@ -73,7 +73,7 @@ def measured(data: AuditData, asked: str) -> tuple[AuditData, Choice]:
     """The data with the metric that fits, and features in single precision to go by.
 
     There are two: the cosine of the features as they are, and the Euclidean distance of
-    features that are each scaled to variance 1. ``"auto"`` compares the
+    features that are each scaled to mean 0 and variance 1. ``"auto"`` compares the
     labels of at most 2,000 samples, drawn at random, with those of their ten nearest by
     either, and takes the distance where it is better by more than a standard error,
     else the cosine. Without labels there is nothing to compare, nor where digits do not
@@ -155,7 +155,7 @@ def _choice(data: AuditData, scaling: Scaling, asked: str) -> Choice:
 
 
 def _scaling(features: Tensor) -> Scaling:
-    """To a middle of 0 and variance 1 of each column; one that is constant is 0."""
+    """To mean 0 and variance 1 of each column; one that is constant stays at 0."""
     n = len(features)
     blocks = features.split(_BLOCK)
     # In units of the largest number, whose square would be beyond all numbers.
@@ -167,4 +167,8 @@ def _scaling(features: Tensor) -> Scaling:
     for block in blocks:
         square += (block.double() / unit - mean).square().sum(dim=0)
     spread = (square / n).sqrt() * unit
-    return Scaling(middle(features).double(), spread.where(spread > 0, 1))
+    mean = mean * unit
+    near = not_far_off(features)
+    if not bool(near.all()):
+        mean = features[near].double().mean(dim=0)
+    return Scaling(mean, spread.where(spread > 0, 1))
