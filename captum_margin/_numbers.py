@@ -262,8 +262,11 @@ def middle(points: Tensor) -> Tensor:
     Less it, numbers are small, and so are rounding errors.
     """
     near = not_far_off(points)
-    amid: Tensor = (points if bool(near.all()) else points[near]).mean(dim=0)
-    return amid
+    if not bool(near.all()):
+        points = points[near]
+    # Rounded, the mean of equal numbers may be another: of large ones, far off.
+    same = (points == points[0]).all(dim=0)
+    return points[0].where(same, points.mean(dim=0))
 
 
 def not_far_off(points: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     faiss = _faiss()
     number = round(min(_LISTS * len(rows) ** 0.5, len(rows) / _SHORTEST)) or 1
     sample = rows.take(sample_rows(len(rows), _SAMPLE * number, seed)).cpu().numpy()
-    near = not_far_off(torch.from_numpy(sample)).numpy()
-    mean = sample[near].mean(axis=0)
+    near = sample[not_far_off(torch.from_numpy(sample)).numpy()]
+    same = (near == near[0]).all(axis=0)  # whose mean may be rounded to another
+    mean = np.where(same, near[0], near.mean(axis=0))
     sample -= mean
 
     def k_means(points: Array, k: int) -> Any:

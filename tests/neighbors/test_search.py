@@ -187,6 +187,16 @@ def test_a_point_far_off_takes_no_digits_from_the_others(far, dtype):
     assert np.mean(hits) / 5 > 0.97
 
 
+def test_a_large_column_that_is_the_same_everywhere_costs_no_digits():
+    x = points(6000, width=3)
+    wide = torch.cat([x, torch.full_like(x[:, :1], 1.7e9)], dim=1)
+    found, expected = (FaissSearch(recall=0.9)(v, 5) for v in (wide, x))
+    assert (found[0] == expected[0]).double().mean() > 0.97
+    near, _ = brute_force(x[:1500], 5)
+    found = neighbors_among(wide[:1500], wide[:1500], 6)[0][:, 1:]
+    assert found.tolist() == near.tolist()
+
+
 def test_find_neighbors_chooses_by_size(monkeypatch):
     x = points(600)
     found = find_neighbors(x, 4)
