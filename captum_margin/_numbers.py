@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_numbers", "as_real", "bounded_rows", "check_span", "is_missing"]
+__all__ = [
+    "as_numbers",
+    "as_real",
+    "bounded_rows",
+    "check_span",
+    "is_missing",
+    "middle",
+    "not_far_off",
+]
 
 # Squares of larger or smaller numbers leave double precision, or single.
 _DOUBLE, _SINGLE = 2.0**500, 2.0**60
@@ -21,6 +29,8 @@ _USUAL = 2.0**40
 _DIRECTION, _DIGITS = 1e-6, 2.0**-14
 _STEPS = 8  # of the dtype, that the widest column must have
 _BLOCK = 2**16
+_SOME = 1024  # rows by which is found what is usual
+_FAR = 2.0**7  # times the usual distance: of the 24 digits of single precision, 7
 
 
 def as_numbers(values: Any, name: str) -> NDArray[Any]:
@@ -187,12 +197,15 @@ def check_span(
     spread = high / largest - low / largest
     widest = int(spread.argmax())
     wide = float(spread[widest])
+    if wide == 0:
+        return
     needed = _STEPS * step * float(size[widest]) / largest
-    if single:
-        needed = max(needed, _DIGITS)
     if metric == "cosine":
-        needed = max(needed, _DIRECTION)
-    if 0 < wide < needed:
+        needed = max(needed, _DIGITS if single else 0, _DIRECTION)
+    elif single:
+        # What is the same in all samples is 0 when these are centred.
+        needed = max(needed, _DIGITS * float(size[high > low].max()) / largest)
+    if wide < needed:
         raise ValueError(
             f"expected {name} that differ by more than their digits tell (got numbers "
             f"of up to {largest:.3g} that differ by {wide * largest:.3g} at most); "
@@ -241,3 +254,31 @@ def bounded_rows(points: Tensor) -> Tensor:
     for exponent in (half.floor(), half.ceil()):
         points = points * torch.exp2(-exponent.to(points.dtype))
     return points
+
+
+def middle(points: Tensor) -> Tensor:
+    """The mean (F,) of those of the points (N, F), N >= 1, that are not far off.
+
+    Less it, numbers are small, and so are rounding errors. Of sparse rows, most of
+    which is zero, it is the plain mean.
+    """
+    if hasattr(points, "tocsr"):
+        return points.mean(dim=0)
+    near = not_far_off(points)
+    if not bool(near.all()):
+        points = points[near]
+    # Rounded, the mean of equal numbers may be another: of large ones, far off.
+    same = (points == points[0]).all(dim=0)
+    return points[0].where(same, points.mean(dim=0))
+
+
+def not_far_off(points: Tensor) -> Tensor:
+    """Which of the points (N, F) may count for their mean, bool (N,).
+
+    Beside that of others and one far off all the others lose their digits.
+    """
+    # By sorts, for the median of torch is not deterministic on every device.
+    some = points[:: max(1, len(points) // _SOME)]
+    amid = some.sort(dim=0).values[len(some) // 2]
+    usual = (some - amid).abs().amax(dim=1).sort().values[len(some) // 2]
+    return (points - amid).abs().amax(dim=1) <= _FAR * usual

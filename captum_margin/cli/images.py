@@ -22,6 +22,7 @@ SUFFIXES = (
 """How the names of images end, in small or capital letters."""
 
 _DEEP = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # PIL's modes
+_OVERSHOT = 2  # white is 1 then: on a scale of 255 all would be black
 # What lies beside images and nobody takes for one.
 _BESIDE = (
     ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".rst", ".tsv", ".txt",
@@ -67,8 +68,9 @@ def read_image(path: Path, *, side: int | None = None) -> Any:
 def eight_bits(image: Any, form: str | None) -> Any:
     """A picture of more than 8 bits a channel as one of 8, by the range of its type.
 
-    One of 32 bits or of fractions does not say what is white: 1 (of fractions), 255 or
-    65,535, the first that no value is above, else its own range.
+    One of 32 bits or of fractions does not say what is white: 1 (of fractions up to 2,
+    for resampling overshoots), 255 or 65,535, the first that no value is above, else
+    its own range.
 
     Args:
         image (Image): PIL's.
@@ -91,9 +93,9 @@ def eight_bits(image: Any, form: str | None) -> Any:
     whites: tuple[float, ...] = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     if image.mode.startswith("I;16") or form in ("PNG", "PPM"):
         whites = (65535,)
-    low, white = least, max(greatest, least + 1)
+    low, white = least, greatest if greatest > least else least + 1
     if least >= 0 and greatest <= whites[-1]:
-        low, white = 0.0, next(w for w in whites if greatest <= w)
+        low, white = 0.0, next(w for w in whites if greatest <= max(w, _OVERSHOT))
     scaled = ((values - low) / (white - low) * 255).round().clip(0, 255)
     return Image.fromarray(scaled.astype(np.uint8))
 
@@ -117,8 +119,8 @@ def depth_notes(paths: Sequence[Path], name: Callable[[Path], str]) -> list[str]
         return []
     return [
         f"{len(found):,} of 32 bits, which do not say what is white, such as "
-        f"{name(found[0])}: white is 1 (of fractions), 255 or 65,535, the first that "
-        "no value of a picture is above, else its greatest value"
+        f"{name(found[0])}: white is 1 (of fractions up to 2), 255 or 65,535, the "
+        "first that no value of a picture is above, else its greatest value"
     ]
 
 
@@ -171,11 +173,12 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that the way to it comes through or is in."""
     if not folder.is_symlink():
         return False
     target = folder.resolve()
-    parent = folder.parent.resolve()
-    return target == parent or target in parent.parents
+    way = (step.resolve() for step in folder.absolute().parents)
+    return any(target == step or target in step.parents for step in way)
 
 
 def is_image(name: str) -> bool:

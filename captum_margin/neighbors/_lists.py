@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import not_far_off
 from captum_margin.neighbors.recall import nearest_to, sample_rows
 from captum_margin.neighbors.rows import Rows
 
@@ -84,8 +85,8 @@ class Lists(NamedTuple):
     """L lists, as they were placed.
 
     Args:
-        mean (ndarray): Taken from all points: small numbers, small rounding errors;
-            (F,).
+        mean (ndarray): Of what is not far off, taken from all points: small numbers,
+            small rounding errors; (F,).
         centres (ndarray): Of the lists, (L, F) float32, near ones close together.
     """
 
@@ -111,7 +112,9 @@ def place_lists(rows: Rows, seed: int) -> Lists:
     faiss = _faiss()
     number = round(min(_LISTS * len(rows) ** 0.5, len(rows) / _SHORTEST)) or 1
     sample = rows.take(sample_rows(len(rows), _SAMPLE * number, seed)).cpu().numpy()
-    mean = sample.mean(axis=0)
+    near = sample[not_far_off(torch.from_numpy(sample)).numpy()]
+    same = (near == near[0]).all(axis=0)  # whose mean may be rounded to another
+    mean = np.where(same, near[0], near.mean(axis=0))
     sample -= mean
 
     def k_means(points: Array, k: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin._whole_numbers import whole_number
 from captum_margin.neighbors.result import Recall
 from captum_margin.neighbors.rows import Metric, Rows, pair_distances
@@ -110,7 +111,7 @@ def nearest_to(
     Cost: O(Q · N · F) time; a block of rows and Q blocks of distances at once.
     """
     width = k + _SPARE
-    centre = queries.mean(dim=0)
+    centre = middle(queries)
     centred = queries - centre
     least = queries.new_full((len(queries), 0), torch.inf)
     nearest = torch.empty_like(least, dtype=torch.long)

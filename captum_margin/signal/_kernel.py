@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from captum_margin._numbers import check_span
+from captum_margin._numbers import check_span, middle
 from captum_margin.signal._sparse_rows import (
     SparseRows,
     as_sparse,
@@ -88,7 +88,7 @@ def distance_blocks(x: Tensor, y: Tensor, rows: int) -> Iterator[tuple[int, Tens
     if as_sparse(x) is not None or as_sparse(y) is not None:
         yield from _sparse_blocks(x, y, rows)
         return
-    centre = y.mean(dim=0)  # smaller numbers, smaller rounding errors
+    centre = middle(y)
     x, y = x - centre, y - centre
     x_norms, y_norms = x.square().sum(dim=1), y.square().sum(dim=1)
     for start in range(0, x.size(0), rows):

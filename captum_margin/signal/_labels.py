@@ -38,9 +38,14 @@ def as_labels(
         )
     missing = _missing(labels, array)
     if missing.any():
+        first = int(missing.argmax())
+        value = array.tolist()[first]
+        is_text = isinstance(value, str | bytes)
+        got = f": {value!r}" if is_text else ""
+        hint = ", or write it otherwise if it is a class" if is_text else ""
         raise ValueError(
             f"expected a label for every sample (got {int(missing.sum())} missing, the "
-            f"first at {int(missing.argmax())}); drop these samples"
+            f"first at {first}{got}); drop these samples{hint}"
         )
     if array.dtype.kind == "O":
         array = _of_one_type(array)
@@ -54,10 +59,18 @@ def as_labels(
         if not (array == np.trunc(array)).all():
             raise TypeError("expected classes as labels (got fractions)")
         array = array.astype(np.int64)
-    elif array.dtype.kind not in "biuUSMm":
+    elif array.dtype.kind not in "biuOUSMm":
         raise TypeError(f"expected classes as labels (got {array.dtype})")
-    values, codes = np.unique(array, return_inverse=True)
+    try:
+        values, codes = np.unique(array, return_inverse=True)
+    except TypeError:
+        raise TypeError(
+            f"expected classes as labels (got {type(array[0]).__name__}, which have no "
+            "order); pass them as text"
+        ) from None
     classes = tuple(values.tolist())
+    if array.dtype.kind in "mM" and any(isinstance(c, int) for c in classes):
+        classes = tuple(values)  # nanoseconds, which Python's own have no room for
     if class_names is not None and array.dtype.kind in "biu":
         try:
             classes = tuple(class_names[int(value)] for value in classes)
@@ -129,9 +142,16 @@ def _missing(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _of_one_type(array: NDArray[Any]) -> NDArray[Any]:
-    """Objects as numbers or text; whole numbers beside fractions are numbers."""
+    """Numbers and text as such; whole numbers beside fractions are numbers.
+
+    Objects of one other type, such as dates, stay objects.
+    """
     values = array.tolist()
     kinds = sorted({type(value).__name__ for value in values})
     if len(kinds) > 1 and {*kinds} != {"float", "int"}:
         raise TypeError(f"expected labels of one type (got {', '.join(kinds)})")
-    return np.array(values)
+    first = values[0] if values else 0
+    if isinstance(first, list | tuple | np.ndarray):
+        raise TypeError(f"expected one class per sample (got {kinds[0]})")
+    is_plain = isinstance(first, int | float | complex | str | bytes | np.generic)
+    return np.array(values) if is_plain else array

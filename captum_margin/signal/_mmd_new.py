@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin.signal._kernel import (
     BLOCK_NUMBERS,
     as_features,
@@ -178,7 +179,7 @@ def _of_features(
     half = frequencies.size(1)
     of_all = x.new_zeros((), dtype=sum_dtype(x))
     row, own, crossing, inside = x.new_zeros(4, len(z), dtype=sum_dtype(x))
-    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = middle(x)
     for some in frequencies.split(max(1, BLOCK_NUMBERS // len(x) // 2), dim=1):
         feature, of_new = (
             torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin.signal._kernel import (
     as_features,
     check_block_size,
@@ -99,7 +100,7 @@ def _feature_distance(
     share = 1 / target.bincount(minlength=n)[target].to(x.dtype)
     mean = to_csr(edge_index, share, n)
     square = x.new_zeros(n, dtype=sum_dtype(x))
-    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = middle(x)
     for some in frequencies.split(step, dim=1):
         phase = centred_product(x, centre, some)
         feature = torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5

@@ -11,6 +11,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin.signal._kernel import check_block_size, distance_blocks, sum_dtype
 from captum_margin.signal._sparse_rows import as_sparse, minus_products, square_norms
 
@@ -44,7 +45,7 @@ def spread_seeds(
     if n == 0:
         return torch.arange(0, device=x.device)
     is_sparse = as_sparse(x) is not None  # what is centred is dense
-    picks = _far_picks(x if is_sparse else x - x.mean(dim=0), n, generator)
+    picks = _far_picks(x if is_sparse else x - middle(x), n, generator)
     centres = _sparse_centres(x, picks) if is_sparse else _centres(x, picks)
     rows = check_block_size(block_size, x.size(0))
     blocks = distance_blocks(centres, x, rows)

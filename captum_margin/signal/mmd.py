@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin._whole_numbers import whole_number
 from captum_margin.signal._kernel import (
     BLOCK_NUMBERS,
@@ -251,7 +252,7 @@ def _feature_sums(
     adj = to_csr(edge_index, torch.ones_like(edge_index[0], dtype=x.dtype), n)
     square = x.new_zeros(n, dtype=sum_dtype(x))
     own = torch.zeros_like(square)
-    centre = x.mean(dim=0)  # smaller phases, smaller rounding errors
+    centre = middle(x)
     for start in range(0, half, step):
         phase = centred_product(x, centre, frequencies[:, start : start + step])
         feature = torch.cat([phase.cos(), phase.sin()], dim=1) / half**0.5

@@ -22,6 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from captum_margin._numbers import middle
 from captum_margin._whole_numbers import is_whole, whole_number
 from captum_margin.signal._cells import Samples, nearest_prototypes, sweep
 from captum_margin.signal._kernel import as_features, check_block_size
@@ -126,7 +127,7 @@ def select_prototypes(
         return torch.empty(0, dtype=torch.long, device=x.device)
     # Smaller numbers, smaller rounding errors; sparse ones would be dense.
     rows = as_sparse(x)
-    x = x - x.mean(dim=0) if rows is None else cast(Tensor, rows.double())
+    x = x - middle(x) if rows is None else cast(Tensor, rows.double())
     norms = square_norms(x)
     far = float((4 * norms.max().sqrt() + 1).square())  # four times the radius, + 1
     samples = Samples(x, norms, group, int(group.max()) > 0, far, block_size)

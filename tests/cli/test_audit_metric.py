@@ -138,6 +138,36 @@ def test_without_labels_the_distance_is_taken(tmp_path, capsys):
     assert record["metric"]["agreement"] is None
 
 
+def test_directions_that_digits_do_not_tell_apart_are_not_compared():
+    values, kind = by_units()
+    for more in (1.7e9, 1.7e12):  # a date that is the same for all
+        wide = np.column_stack([values / 1000, np.full(N, more)])
+        data, choice = measured(as_data(torch.from_numpy(wide), kind), "auto")
+        assert choice.metric == "euclidean" and "digits" in choice.told()
+        near = LabelNoise.from_features(data.features, kind, k=5).self_influence()
+        expected, _ = measured(as_data(torch.from_numpy(values), kind), "euclidean")
+        torch.testing.assert_close(
+            near,
+            LabelNoise.from_features(expected.features, kind, k=5).self_influence(),
+        )
+
+
+@pytest.mark.parametrize("fill", [1e8, 1e20, 9.96921e36])
+def test_a_value_that_stands_for_none_takes_no_digits_from_the_others(fill):
+    values, kind = by_direction()
+    far = np.vstack([values, np.full((1, 3), fill)])
+    labels = [*kind.tolist(), 0]
+    data, _ = measured(as_data(torch.from_numpy(far), np.array(labels)), "euclidean")
+    scaled = data.features[:-1].double()
+    scaled = scaled - scaled.mean(dim=0)
+    expected = torch.from_numpy(values - values.mean(axis=0))
+    for column in range(2):
+        ratio = scaled[:, column].norm() / expected[:, column].norm()
+        torch.testing.assert_close(
+            scaled[:, column] / ratio, expected[:, column], rtol=1e-5, atol=1e-4
+        )
+
+
 def test_numbers_beyond_single_precision():
     values, kind = by_units()
     huge = torch.from_numpy(values * 1e200)

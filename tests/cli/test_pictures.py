@@ -45,6 +45,10 @@ def deep_twins(values):
         "integers of 16": ("c.tif", Image.fromarray(values.astype(np.int32) * 257)),
         "fractions": ("d.tif", Image.fromarray(values.astype(np.float32) / 255)),
         "floats": ("e.tif", Image.fromarray(values.astype(np.float32))),
+        "own small range": (
+            "g.tif",
+            Image.fromarray(values.astype(np.float32) / 2550 - np.float32(0.05)),
+        ),
         "own range": (
             "f.tif",
             Image.fromarray((values.astype(np.float32) - 100) * 1000),
@@ -68,6 +72,16 @@ def test_dark_and_light_pictures_of_sixteen_bits_are_told_apart(tmp_path):
         flat = np.full((8, 8), level * 257, dtype=np.uint16)
         Image.fromarray(flat).save(tmp_path / "flat.png")
         assert np.unique(np.asarray(read_image(tmp_path / "flat.png"))) == [level]
+
+
+def test_fractions_a_little_above_one_are_no_black_picture(tmp_path):
+    values = grey().astype(np.float32) / 255
+    values[0, :4] = 1.0, 1.02, 1.5, 2.0  # as resampling overshoots
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    found = np.asarray(read_image(tmp_path / "a.tif"))[:, :, 0]
+    assert np.array_equal(found, (values.clip(0, 1) * 255).round())
+    Image.fromarray(values.clip(0, 1) * 3).save(tmp_path / "b.tif")
+    assert np.asarray(read_image(tmp_path / "b.tif")).max() == 3  # of 255
 
 
 def test_pictures_with_nan_are_refused_in_our_words(tmp_path):
@@ -201,6 +215,15 @@ def test_links_that_lead_back_end_and_others_are_followed(tmp_path):
     (root / "a" / "up").symlink_to("..", target_is_directory=True)
     (root / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert images_in(root) == [root / "a" / "x.png", root / "b" / "y.png"]
+
+
+def test_folders_that_link_to_each_other_are_read_once_each_way(tmp_path):
+    save(tmp_path / "a" / "x.png")
+    save(tmp_path / "b" / "y.png")
+    (tmp_path / "a" / "to").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "to").symlink_to(tmp_path / "a", target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in images_in(tmp_path)]
+    assert found == ["a/to/y.png", "a/x.png", "b/to/x.png", "b/y.png"]
 
 
 # The terminal

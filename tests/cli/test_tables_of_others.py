@@ -225,6 +225,61 @@ def test_commas_that_may_mean_either_are_refused(tmp_path):
             read_csv(write(tmp_path, "\n".join(["a;b", *lines])), None)
 
 
+def test_points_beside_decimal_commas_may_divide_thousands(tmp_path):
+    def read(*cells):
+        lines = [f"{i},5;{cell};x" for i, cell in enumerate(cells)]
+        return read_csv(write(tmp_path, "\n".join(["a;b;label", *lines])), None)
+
+    for cells in (("1.234", "2.500"), ("7", "1.234"), ("-1.234", "800")):
+        with pytest.raises(CommandError, match=r"column b, line .*divide thousands"):
+            read(*cells)
+    assert read("0.123", "1.500").features[:, 1].tolist() == [0.123, 1.5]
+    assert read("1.234", "2.5").features[:, 1].tolist() == [1.234, 2.5]
+    assert read("1.234,5", "2.500,0").features[:, 1].tolist() == [1234.5, 2500.0]
+
+
+@pytest.mark.parametrize("place", [0, 7, 39])
+@pytest.mark.parametrize("column", [0, 4])
+def test_quotes_without_an_end_take_in_no_rows(place, column, tmp_path):
+    lines = [",".join(row) for row in CLEAN]
+    cells = lines[place + 1].split(",")
+    cells[column] = '"' + cells[column]
+    lines[place + 1] = ",".join(cells)
+    with pytest.raises(CommandError, match=rf"end of the quotes in line {place + 2} "):
+        read_csv(write(tmp_path, "\n".join(lines)), None)
+
+
+def test_lines_and_quotes_in_cells(tmp_path):
+    found = read_csv(write(tmp_path, 'a,label\n1,"x\n""y"""\n2,5" tube\n'), None)
+    assert found.classes == ('5" tube', 'x\n"y"')
+
+
+def test_sodium_and_none_are_classes(tmp_path):
+    for names in (["Na", "K"], ["none", "scratch"], ["NONE", "Null"]):
+        found = read_csv(write(tmp_path, with_labels(names * 20)), None)
+        assert {*found.classes} == {*names}
+    with pytest.raises(CommandError, match="write it otherwise if it is a class"):
+        read_csv(write(tmp_path, with_labels(["NA", "DE"] * 20)), None)
+
+
+def test_one_column_only_holds_the_labels(tmp_path):
+    path = write(tmp_path, "a,label,label\n1,2,0\n3,4,1\n")
+    for name in (None, "label"):
+        with pytest.raises(CommandError, match=r"got label, label.; rename the others"):
+            read_csv(path, name)
+    path = write(tmp_path, "a,Label,labels\n1,2,0\n3,4,1\n")
+    with pytest.raises(CommandError, match="name one with --labels"):
+        read_csv(path, None)
+    assert read_csv(path, "labels").classes == ("0", "1")
+
+
+def test_a_table_without_numbers_says_what_it_holds(tmp_path):
+    with pytest.raises(CommandError, match=r"got '12%' in column p.$"):
+        read_csv(write(tmp_path, "p,label\n12%,x\n9%,y\n"), None)
+    with pytest.raises(CommandError, match="divided by a tab, a semicolon or a comma"):
+        read_csv(write(tmp_path, "a|label\n1|x\n2|y\n"), None)
+
+
 def test_bytes_of_another_encoding_are_told_in_our_words(tmp_path):
     with pytest.raises(CommandError, match="save it as CSV UTF-8"):
         read_csv(write(tmp_path, "a,label\n1,Öl\n", encoding="cp1252"), None)

@@ -1,5 +1,9 @@
 """Labels that are missing, numbers out of range, tables of several types."""
 
+import datetime
+import decimal
+import enum
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -11,7 +15,7 @@ from captum_margin.influence import (
     Prototypes,
     near_duplicates,
 )
-from captum_margin.neighbors import find_neighbors
+from captum_margin.neighbors import find_neighbors, neighbors_among
 from captum_margin.scale import build_shards, label_noise
 from captum_margin.signal import Graph, kernel_density, knn_graph
 from tests.influence.test_scores import blobs
@@ -119,6 +123,47 @@ def test_labels_in_any_container_are_the_same_labels():
         assert torch.equal(scores, expected)
 
 
+def test_labels_that_are_dates_or_other_objects_in_an_order():
+    pandas = pytest.importorskip("pandas")
+    x, labels = data()
+    expected = LabelNoise.from_features(x, labels).self_influence()
+    days = [datetime.date(2020, 1, 1 + c) for c in labels.tolist()]
+    moments = np.array(days, dtype="M8[ns]")
+    for given, classes in (
+        (days, sorted({*days})),
+        (np.array(days, dtype=object), sorted({*days})),
+        (np.array(days, dtype="M8[D]"), sorted({*days})),
+        ([pandas.Timestamp(day) for day in days], [*map(pandas.Timestamp, {*days})]),
+        (moments, sorted({*moments})),
+        ([decimal.Decimal(c) for c in labels.tolist()], [0, 1, 2]),
+    ):
+        question = LabelNoise.from_features(x, given)
+        assert torch.equal(question.self_influence(), expected)
+        assert question.result().classes == tuple(sorted(classes))
+    with pytest.raises(TypeError, match=r"got E, which have no order.; pass them"):
+        LabelNoise.from_features(x, [enum.Enum("E", "A B").A] * len(x))
+
+
+def test_several_labels_a_sample_are_refused():
+    pandas = pytest.importorskip("pandas")
+    x, labels = data()
+    pairs = [(c, "a") for c in labels.tolist()]
+    objects = np.empty(len(x), dtype=object)
+    objects[:] = pairs
+    for given in (pandas.MultiIndex.from_tuples(pairs), objects):
+        with pytest.raises(TypeError, match=r"one class per sample .got tuple"):
+            LabelNoise.from_features(x, given)
+
+
+def test_text_that_is_taken_for_a_gap_is_named():
+    x, labels = data()
+    for given in (["nan", *names(labels)[1:]], np.array(["nan", *names(labels)[1:]])):
+        with pytest.raises(ValueError, match=r"the first at 0: 'nan'.*otherwise"):
+            LabelNoise.from_features(x, given)
+    given = ["Na" if c else "NA" for c in labels.tolist()]
+    assert LabelNoise.from_features(x, given).result().classes == ("NA", "Na")
+
+
 @pytest.mark.parametrize("question", [LabelNoise, DecisionBoundary])
 @pytest.mark.parametrize("exponent", [600, 1000, -600, -1000, 70, -70])
 def test_powers_of_two_change_no_bit_by_cosine(question, exponent):
@@ -189,6 +234,31 @@ def test_stores_on_disk_refuse_what_single_precision_cannot_tell(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             build_shards(wild, tmp_path / "shards", 5)
+
+
+@pytest.mark.parametrize("same", [1e5, 1.7e9, 123_456_789.123])
+def test_a_column_that_is_the_same_everywhere_changes_nothing(same, tmp_path):
+    x, labels = data()
+    wide = torch.cat([x, torch.full_like(x[:, :1], same)], dim=1)
+    plain, asked = (
+        LabelNoise.from_features(v, labels, metric="euclidean") for v in (x, wide)
+    )
+    torch.testing.assert_close(asked.self_influence(), plain.self_influence())
+    assert torch.equal(
+        neighbors_among(wide, wide[:9], 5)[0], neighbors_among(x, x[:9], 5)[0]
+    )
+    for backend in ("exact", "faiss"):
+        found, expected = (find_neighbors(v, 5, backend=backend) for v in (wide, x))
+        assert torch.equal(found.indices, expected.indices)
+    found, expected = (
+        label_noise(v.numpy(), labels, tmp_path / name, k=5, metric="euclidean")
+        for v, name in ((wide, "wide"), (x, "plain"))
+    )
+    assert torch.equal(torch.as_tensor(found.scores), torch.as_tensor(expected.scores))
+    with pytest.raises(ValueError, match="more than their digits tell"):
+        uneven = wide.clone()
+        uneven[::2, -1] += same / 1e9
+        find_neighbors(torch.cat([uneven, x + 1e9], dim=1), 5, backend="faiss")
 
 
 @pytest.mark.parametrize("offset", [1e9, -1e9])

@@ -172,6 +172,31 @@ def test_lists_far_from_the_origin():
     assert np.mean(hits) / 5 > 0.97
 
 
+@pytest.mark.parametrize("far", [1e6, 1e10, 1e15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_point_far_off_takes_no_digits_from_the_others(far, dtype):
+    x, queries = points(900).to(dtype), points(150, seed=5).to(dtype)
+    near, _ = brute_force(x, 5)
+    true = neighbors_among(x, queries, 5)[0]
+    assert torch.equal(true, torch.cdist(queries, x).topk(5, largest=False).indices)
+    off = torch.full_like(x[:1], far)
+    assert torch.equal(neighbors_among(x, torch.cat([queries, off]), 5)[0][:-1], true)
+    assert torch.equal(neighbors_among(torch.cat([x, off]), queries, 5)[0], true)
+    found = FaissSearch(recall=0.99)(torch.cat([x, off]), 5)[0][:-1].tolist()
+    hits = [len({*a} & {*b}) for a, b in zip(near, found, strict=True)]
+    assert np.mean(hits) / 5 > 0.97
+
+
+def test_a_large_column_that_is_the_same_everywhere_costs_no_digits():
+    x = points(6000, width=3)
+    wide = torch.cat([x, torch.full_like(x[:, :1], 1.7e9)], dim=1)
+    found, expected = (FaissSearch(recall=0.9)(v, 5) for v in (wide, x))
+    assert (found[0] == expected[0]).double().mean() > 0.97
+    near, _ = brute_force(x[:1500], 5)
+    found = neighbors_among(wide[:1500], wide[:1500], 6)[0][:, 1:]
+    assert found.tolist() == near.tolist()
+
+
 def test_find_neighbors_chooses_by_size(monkeypatch):
     x = points(600)
     found = find_neighbors(x, 4)

@@ -30,6 +30,15 @@ def test_equals_its_definition(seed, gamma, by_class):
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("far", [1e6, 1e9])
+def test_a_reference_far_off_takes_no_digits_from_the_others(far):
+    x, r, _, _ = sample(2)
+    off = torch.cat([r, torch.full_like(r[:1], far)])
+    expected = reference.kernel_density(x.numpy(), off.numpy(), 0.5)
+    found = kernel_density(x.float(), off.float(), gamma=0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_the_default_gamma_comes_from_the_references():
     x, r, _, _ = sample(0)
     gamma = reference.default_gamma(r.numpy())

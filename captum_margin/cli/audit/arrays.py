@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from captum_margin.cli.audit.data import (
     as_classes,
     check_finite,
 )
-from captum_margin.cli.output import CommandError, did_you_mean, one_line
+from captum_margin.cli.audit.npz import NamedArrays, open_npz
+from captum_margin.cli.output import CommandError, did_you_mean
 
 
 def read_npz(path: Path, label_name: str | None) -> AuditData:
@@ -31,15 +30,8 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
     Raises:
         CommandError: If the file cannot be read or an array does not fit.
     """
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise CommandError(f"expected named arrays (got a single one): {path}")
-        with file:
-            arrays = _arrays(file, path, label_name)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        hint = "; save it without objects" if "allow_pickle" in str(error) else ""
-        raise CommandError(f"cannot read {path}: {one_line(error)}{hint}") from None
+    with open_npz(path) as file:
+        arrays = _arrays(file, label_name)
     images = None if arrays.images is None else _as_images(arrays.images)
     used = arrays.features if arrays.features is not None else arrays.images
     assert used is not None  # _arrays
@@ -59,9 +51,13 @@ def read_npz(path: Path, label_name: str | None) -> AuditData:
         names = np.array([f"sample {i}" for i in range(len(values))])
     belong = ("names", names), ("images", images), ("splits", arrays.splits)
     for what, array_ in belong:
-        if array_ is not None and len(array_) != len(values):
+        if array_ is None:
+            continue
+        is_row = array_.ndim == 1 or what == "images"
+        if not is_row or len(array_) != len(values):
+            got = len(array_) if is_row else f"an array of shape {array_.shape}"
             raise CommandError(
-                f"expected {len(values)} {what}, one per sample (got {len(array_)})"
+                f"expected {len(values)} {what}, one per sample (got {got})"
             )
     codes, classes = as_classes(arrays.labels, len(values))
     is_pixels = arrays.features is None
@@ -90,27 +86,20 @@ class _Arrays:
     splits: NDArray[Any] | None
 
 
-def _arrays(file: Any, path: Path, label_name: str | None) -> _Arrays:
-    found = [name for name in LABEL_NAMES if name in file.files]
-    if label_name is not None and label_name not in file.files:
-        close = difflib.get_close_matches(label_name, file.files, n=3)
+def _arrays(file: NamedArrays, label_name: str | None) -> _Arrays:
+    found = [name for name in LABEL_NAMES if name in file.names]
+    if label_name is not None and label_name not in file.names:
+        close = difflib.get_close_matches(label_name, file.names, n=3)
         raise CommandError(
-            f"{path} has no array {label_name!r} (--labels)" + did_you_mean(close)
+            f"{file.path} has no array {label_name!r} (--labels)" + did_you_mean(close)
         )
     label_name = label_name or (found[0] if found else None)
-
-    def take(name: str | None) -> NDArray[Any] | None:
-        found = file[name] if name in file.files else None
-        if not isinstance(found, np.ndarray | None):
-            raise CommandError(f"expected an array as {name} (got other data): {path}")
-        return found
-
-    named = take("features"), take("images"), take(label_name), take("names")
-    arrays = _Arrays(*named, take("splits"))
+    wanted = "features", "images", label_name, "names", "splits"
+    arrays = _Arrays(*map(file.take, wanted))
     if arrays.features is None and arrays.images is None:
         raise CommandError(
             "expected an array named features or images (got "
-            f"{', '.join(file.files) or 'none'}): {path}"
+            f"{', '.join(file.names) or 'none'}): {file.path}"
         )
     return arrays
 

@@ -31,7 +31,7 @@ class Scaling:
     """Brings columns to mean 0 and variance 1.
 
     Attributes:
-        mean (Tensor): Shape (F,), float64.
+        mean (Tensor): Shape (F,), float64; of the samples that are not far off.
         spread (Tensor): Standard deviations, or 1 for columns that are constant.
     """
 

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from functools import cached_property
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ MISSING = frozenset(
 """What a cell holds that says there is nothing, in small or capital letters."""
 
 _DELIMITERS = "\t;,"
+_END = "end of the file\x1a"  # a line that no file holds
 _FIRST_ROWS = 20  # by which the delimiter is found
 _FEW = 3  # texts that may stand in a column of numbers by mistake
 # Such as 1,5 and 1.234,5; and such as 1,234,567 and 1,234.5. 1,234 may be either.
 _DECIMAL = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+_POINT_OF_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _BOOLS = {"true": 1.0, "false": 0.0}
 
 
@@ -45,13 +48,13 @@ class Column:
         numbers (array): One a row; NaN where ``others`` has the cell.
         others (dict[int, str]): By row the cells that are no numbers.
         pointed (bool): Whether a number has a point that divides no thousands.
-        grouped (bool): Whether a number has one that may.
+        grouped (int, optional): The first row where it may, as in 1.234.
     """
 
     numbers: array[float] = field(default_factory=lambda: array("d"))
     others: dict[int, str] = field(default_factory=dict)
     pointed: bool = False
-    grouped: bool = False
+    grouped: int | None = None
 
     def add(self, cell: str, points: bool) -> None:
         """Adds a cell; ``points`` says whether those of numbers are looked at."""
@@ -60,9 +63,10 @@ class Column:
             self.others[len(self.numbers)] = cell.strip()
             number = np.nan
         elif points and "." in cell:
-            divides = len(cell.strip().rpartition(".")[2]) == len("000")
-            self.grouped |= divides
-            self.pointed |= not divides
+            if not _POINT_OF_THOUSANDS.fullmatch(cell.strip()):
+                self.pointed = True
+            elif self.grouped is None:
+                self.grouped = len(self.numbers)
         self.numbers.append(number)
 
     @property
@@ -107,6 +111,7 @@ class Table:
         values = np.array(given.numbers)
         n_numbers = len(values) - len(given.others)
         if not texts:
+            self._check_points(column)
             return values if n_numbers else None
         if not n_numbers and all(text.lower() in _BOOLS for text in texts.values()):
             for row, text in texts.items():
@@ -134,10 +139,7 @@ class Table:
     def _commas_are_decimal(self, column: int, texts: dict[int, str]) -> bool:
         given = self.columns[column]
         place = next(iter(texts))
-        where = (
-            f"column {self.name(column)}, line {self.lines[place]} of {self.path} (got "
-            f"{texts[place]!r})"
-        )
+        where = self._where(column, place, texts[place])
         decimal, thousands = self._certain
         if decimal == thousands:
             how = "both ways" if decimal else "either way"
@@ -145,14 +147,32 @@ class Table:
                 f"expected commas of one meaning in {where}: those of the table can be "
                 f"read {how}, 1,234 as 1.234 or as 1234; write numbers with a point"
             )
-        if decimal and (given.pointed or given.grouped):
+        if decimal and (given.pointed or given.grouped is not None):
             raise CommandError(
                 f"expected decimal commas or points in {where}, which has both; write "
                 "numbers with a point"
             )
         return decimal
 
-    @property
+    def _check_points(self, column: int) -> None:
+        """Raises where points may divide thousands, beside commas of fractions."""
+        given = self.columns[column]
+        if given.grouped is None or given.pointed or self._certain != (True, False):
+            return
+        number = f"{given.numbers[given.grouped]:.3f}"
+        raise CommandError(
+            f"expected points of one meaning in "
+            f"{self._where(column, given.grouped, number)}: beside decimal commas they "
+            "may divide thousands; write numbers with a point, and thousands with none"
+        )
+
+    def _where(self, column: int, row: int, cell: str) -> str:
+        return (
+            f"column {self.name(column)}, line {self.lines[row]} of {self.path} (got "
+            f"{cell!r})"
+        )
+
+    @cached_property
     def _certain(self) -> tuple[bool, bool]:
         """Whether there are commas that divide fractions for certain, and thousands."""
         decimal = thousands = False
@@ -226,15 +246,24 @@ def _read(
 ) -> Table:
     delimiter, width, start = _form(file)
     file.seek(0)
-    rows = csv.reader(file, delimiter=delimiter)
+    rows = csv.reader(chain(file, [_END]), delimiter=delimiter)
     for _ in range(start):
         next(rows)
     first: list[str] | None = None
     n_comments = n_empty = 0
+    end = rows.line_num
     columns: list[Column] = []
     kept: dict[int, list[str]] = {}
     lines: list[int] = []
     for row in rows:
+        begin, end = end + 1, rows.line_num
+        if row == [_END]:
+            break
+        if row and row[-1].endswith(_END):  # the lines below are in its last cell
+            raise CommandError(
+                f"expected an end of the quotes in line {begin} of {path} (got the end "
+                "of the file)"
+            )
         if not any(map(str.strip, row)):
             n_empty += bool(row)
             continue
@@ -354,7 +383,8 @@ def _take_first(table: Table, line: int, points: bool) -> None:
         column.numbers.extend(before.numbers)
         column.others |= {row + 1: x for row, x in before.others.items()}
         column.pointed |= before.pointed
-        column.grouped |= before.grouped
+        if column.grouped is None and before.grouped is not None:
+            column.grouped = before.grouped + 1
         table.columns[i] = column
     table.lines.insert(0, line)
     table.header = [f"column {i + 1}" for i in range(len(first))]

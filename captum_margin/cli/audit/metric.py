@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_margin._numbers import bounded_rows, check_span
+from captum_margin._numbers import bounded_rows, check_span, not_far_off
 from captum_margin.cli.audit.data import AuditData, Scaling, half_of_a_class
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.neighbors import find_neighbors
@@ -36,6 +36,7 @@ class Choice:
             neighbours that have the sample's label; None where nothing was compared.
         rows (int): Samples compared.
         k (int): Neighbours of each.
+        reason (str): Why nothing was compared, if a metric was not asked for.
     """
 
     metric: Metric
@@ -43,11 +44,12 @@ class Choice:
     agreement: dict[str, float] | None = None
     rows: int = 0
     k: int = 0
+    reason: str = "without labels"
 
     def told(self) -> str:
         """In a line."""
         if self.agreement is None:
-            why = "asked for" if self.asked != "auto" else "without labels"
+            why = "asked for" if self.asked != "auto" else self.reason
             return f"{_WORDS[self.metric]} ({why})"
         shares = {name: f"{share:.1%}" for name, share in self.agreement.items()}
         other = "euclidean" if self.metric == "cosine" else "cosine"
@@ -74,8 +76,8 @@ def measured(data: AuditData, asked: str) -> tuple[AuditData, Choice]:
     features that are each scaled to mean 0 and variance 1. ``"auto"`` compares the
     labels of at most 2,000 samples, drawn at random, with those of their ten nearest by
     either, and takes the distance where it is better by more than a standard error,
-    else the cosine. Without labels there is nothing to compare, and it takes the
-    distance, which suits columns of any kind.
+    else the cosine. Without labels there is nothing to compare, nor where digits do not
+    tell directions apart, and it takes the distance, which suits columns of any kind.
 
     Args:
         data (AuditData): With features as they were read.
@@ -132,6 +134,11 @@ def _choice(data: AuditData, scaling: Scaling, asked: str) -> Choice:
         "cosine": (bounded / largest).float(),
         "euclidean": scaled,
     }
+    try:
+        check_span(points["cosine"], "cosine")
+    except ValueError:
+        reason = "for by cosine samples differ by less than their digits tell"
+        return Choice("euclidean", asked, reason=reason)
     same = {}
     for metric, values in points.items():
         found = find_neighbors(values, k, metric=metric, backend="exact").indices
@@ -160,4 +167,8 @@ def _scaling(features: Tensor) -> Scaling:
     for block in blocks:
         square += (block.double() / unit - mean).square().sum(dim=0)
     spread = (square / n).sqrt() * unit
-    return Scaling(mean * unit, spread.where(spread > 0, 1))
+    mean = mean * unit
+    near = not_far_off(features)
+    if not bool(near.all()):
+        mean = features[near].double().mean(dim=0)
+    return Scaling(mean, spread.where(spread > 0, 1))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +13,7 @@ from torch import Tensor
 
 from captum_margin.cli.audit.data import AuditData
 from captum_margin.cli.audit.delimited import NoRows, read_table
+from captum_margin.cli.audit.npz import NamedArrays, open_npz
 from captum_margin.cli.output import CommandError, one_line
 from captum_margin.influence._probabilities import as_probabilities
 
@@ -175,25 +173,16 @@ def _name_columns(header: list[str]) -> list[int]:
 
 
 def _of_arrays(path: Path) -> Probabilities:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise CommandError(f"expected named arrays (got a single one): {path}")
-        with file:
-            others = [name for name in file.files if name not in (_NAMES, _CLASSES)]
-            name = _ARRAY if _ARRAY in others else others[0] if len(others) == 1 else ""
-            if not name:
-                raise CommandError(
-                    f"expected an array {_ARRAY} in {path} (got "
-                    f"{', '.join(file.files) or 'none'})"
-                )
-            values: Any = file[name]
-            names, classes = (_texts(file, part) for part in (_NAMES, _CLASSES))
-    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-        hint = "; save it without objects" if "allow_pickle" in str(error) else ""
-        raise CommandError(f"cannot read {path}: {one_line(error)}{hint}") from None
-    if not isinstance(values, np.ndarray):
-        raise CommandError(f"expected an array as {name} (got other data): {path}")
+    with open_npz(path) as file:
+        others = [name for name in file.names if name not in (_NAMES, _CLASSES)]
+        name = _ARRAY if _ARRAY in others else others[0] if len(others) == 1 else ""
+        values = file.take(name)
+        if values is None:
+            raise CommandError(
+                f"expected an array {_ARRAY} in {path} (got "
+                f"{', '.join(file.names) or 'none'})"
+            )
+        names, classes = (_texts(file, part) for part in (_NAMES, _CLASSES))
     if values.dtype.kind not in "biuf" or values.ndim != 2:
         raise CommandError(
             f"expected numbers of shape (N, C) as {name} in {path} (got {values.dtype} "
@@ -210,8 +199,15 @@ def _of_arrays(path: Path) -> Probabilities:
     return Probabilities(path, values.astype(np.float64), names, classes)
 
 
-def _texts(file: Any, name: str) -> list[str] | None:
-    return [str(x) for x in file[name].tolist()] if name in file.files else None
+def _texts(file: NamedArrays, name: str) -> list[str] | None:
+    array = file.take(name)
+    if array is None:
+        return None
+    if array.ndim != 1:
+        raise CommandError(
+            f"expected {name} of one dimension in {file.path} (got {array.shape})"
+        )
+    return [str(x) for x in array.tolist()]
 
 
 def _refuse_twice(names: Sequence[str], what: str) -> None:

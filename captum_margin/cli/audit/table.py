@@ -15,11 +15,17 @@ from captum_margin.cli.audit.data import (
     as_classes,
     check_finite,
 )
-from captum_margin.cli.audit.delimited import MISSING, Table, read_table
+from captum_margin.cli.audit.delimited import Table, read_table
 from captum_margin.cli.output import CommandError, did_you_mean
 
 # pandas' index has no name, or this one when it was read and written again.
 _NAME_COLUMNS = ("", "id", "index", "name", "path", "file", "unnamed: 0")
+# Labels that say there is none, as pandas writes and reads them; "none" may be a class,
+# and so may sodium.
+_NO_LABEL = frozenset(
+    {"", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT"}
+    | {"None", "n/a", "nan", "null"}
+)
 _NUMBERED = re.compile(r"column (\d+)")
 
 
@@ -44,13 +50,17 @@ def read_csv(path: Path, label_name: str | None) -> AuditData:
         raise CommandError(
             f"{path} has no column {label_name!r} (--labels)" + did_you_mean(close)
         )
+    _check_one_label(table, label_name)
     names = [i for i in _names(table.header) if i != label]
     used = [i for i in range(len(table.header)) if i not in (label, *names)]
     read = {i: table.numbers(i) for i in used}
     columns = {i: values for i, values in read.items() if values is not None}
     numeric = [*columns]
     if not numeric:
-        raise CommandError(f"no column of {path} holds numbers, so nothing is alike")
+        raise CommandError(
+            f"no column of {path} holds numbers, so nothing is alike"
+            + _first_text(table, used)
+        )
     values = np.column_stack([*columns.values()])
     features = [table.name(i) for i in numeric]
     check_finite(
@@ -87,22 +97,43 @@ def _names(header: list[str]) -> list[int]:
 
 
 def _label(header: list[str], label_name: str | None) -> list[int]:
-    """The column of the labels, or none; without a header by its number."""
+    """The columns that may hold the labels; without a header by its number."""
     if label_name is None:
-        return [i for i, x in enumerate(header) if x.lower() in LABEL_NAMES][:1]
-    if label_name in header:
-        return [header.index(label_name)]
-    return []
+        return [i for i, x in enumerate(header) if x.lower() in LABEL_NAMES]
+    return [i for i, x in enumerate(header) if x == label_name]
+
+
+def _check_one_label(table: Table, label_name: str | None) -> None:
+    """Raises if several columns may hold the labels, for one would be a feature."""
+    found = [table.header[i] for i in _label(table.header, label_name)]
+    if len(found) > 1:
+        hint = "name one with --labels" if len({*found}) > 1 else "rename the others"
+        raise CommandError(
+            f"expected one column of labels in {table.path} (got "
+            f"{', '.join(found)}); {hint}"
+        )
+
+
+def _first_text(table: Table, used: list[int]) -> str:
+    """What a table without numbers holds instead."""
+    for i in used:
+        for text in table.columns[i].texts.values():
+            divided = ""
+            if len(table.header) == 1:
+                divided = "; columns are divided by a tab, a semicolon or a comma"
+            return f" (got {text[:20]!r} in column {table.name(i)}){divided}"
+    return ""
 
 
 def _labels(table: Table, label: int) -> list[str]:
     labels = table.kept[label]
     for line, text in zip(table.lines, labels, strict=True):
-        if text.lower() in MISSING:
+        if text in _NO_LABEL:
             got = f" (got {text}, which says so)" if text else ""
+            hint = ", or write it otherwise if it is a class" if text else ""
             raise CommandError(
                 f"no label in line {line} of {table.path}{got}; fill it in or drop the "
-                "row"
+                f"row{hint}"
             )
     return labels
 
