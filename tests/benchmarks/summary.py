@@ -107,7 +107,7 @@ def _networks() -> list[NetworkName]:
 
 
 def _saliency(network: NetworkName) -> tuple[Side, Side]:
-    record = load("saliency")["networks"][network]
+    record = load("saliency_many")["networks"][network]
     labels = {  # a peer may have several budgets
         name: f"{ROWS[name].name}, {row['metrics']['n_forward']['mean']:.0f} passes"
         for name, row in record["methods"].items()

@@ -161,6 +161,7 @@ def prose():
     yield from representative_prose()
     yield from coalition_prose()
     yield from sanity_prose()
+    yield from many_pictures_prose()
 
 
 NETWORKS = ("squeezenet", "efficientnet")
@@ -234,6 +235,49 @@ def scale_prose():
     yield (
         f"it takes {walk['random']:.1f} (random order) to {walk['cell']:.1f} (cell "
         f"order) times the CPU time of a sparse product of torch, and {made:.1f} times"
+    )
+
+
+def many_pictures_prose():
+    record = load("saliency_many")["networks"]
+    n = {name: len(found["photographs"]) for name, found in record.items()}
+    yield (
+        f"{n['squeezenet']} of SqueezeNet, {n['efficientnet']} of EfficientNet and "
+        f"{n['vit']} of the transformer"
+    )
+
+    def cell(network, name, key="insertion_minus_deletion", digits=3):
+        metrics = record[network]["methods"][name]["metrics"]
+        return number(metrics[key]["mean"], digits).text
+
+    def two(network, one, other):
+        return f"{cell(network, one)} against {cell(network, other)}"
+
+    behind = {
+        name: number(paired["mean"], 3, paired["standard_error"]).text
+        for name, found in record.items()
+        for paired in [
+            found["methods"]["SHAP-800"]["paired"]["insertion_minus_deletion"]
+        ]
+    }
+    drops = [cell("vit", m, "drop_keep20", 2) for m in ("MarginSaliency", "SHAP-800")]
+    yield (
+        f"SHAP Partition on SqueezeNet ({behind['squeezenet']}) and on EfficientNet "
+        f"({behind['efficientnet']}), and behind it on the transformer "
+        f"({behind['vit']}), where its average drop is the lowest "
+        f"({' against '.join(drops)})"
+    )
+    yield f"200 passes keep {kept_share(record, 'MarginSaliency-200')}."
+    prior, rise = "MarginSaliency-100-gradcam", "RISE-800"
+    yield (
+        f"RISE's 800 on SqueezeNet ({two('squeezenet', prior, rise)}), above on "
+        f"EfficientNet ({two('efficientnet', prior, rise)}), and below on the "
+        f"transformer ({two('vit', prior, rise)})"
+    )
+    ours, cam = "CoalitionPerturbation", "LayerGradCam"
+    yield (
+        f"networks ({two('squeezenet', ours, cam)}, {two('efficientnet', ours, cam)}), "
+        f"and far above on the transformer ({two('vit', ours, cam)})"
     )
 
 
