@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from captum_margin._model.layouts import check_layout
+
 __all__ = ["refusals_explained"]
 
 
@@ -22,7 +24,8 @@ def refusals_explained(
 
     Raises:
         TypeError: If the inputs are of another dtype than the model.
-        ValueError: If they are on another device, or seem to have no batch axis.
+        ValueError: If they are on another device, have their channels last, or seem to
+            have no batch axis.
     """
     try:
         yield
@@ -61,6 +64,11 @@ def _problem(
         return TypeError(
             f"expected inputs of the model's dtype, {of_model} (got {got}); {advice}"
         )
+    if module is not None and len(inputs) == 1 and inputs[0].dim() in (4, 5):
+        try:
+            check_layout(inputs[0], module)
+        except ValueError as problem:
+            return problem
     if module is not None and len(inputs) == 1 and inputs[0].dim() != 4:
         if any(isinstance(part, nn.Conv2d) for part in module.modules()):
             return ValueError(

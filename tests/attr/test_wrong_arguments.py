@@ -107,6 +107,13 @@ TARGETS = {
 
 
 @over_methods
+def test_channels_last_in_words_and_not_those_of_the_convolution(method):
+    message = r"channels first, .*\(3, 16, 16, 3\).*permute\(0, 3, 1, 2\)"
+    with pytest.raises(ValueError, match=message):
+        method(X.permute(0, 2, 3, 1))
+
+
+@over_methods
 @pytest.mark.parametrize("target, error, message", TARGETS.values(), ids=TARGETS.keys())
 def test_targets(method, target, error, message):
     with pytest.raises(error, match=message):

@@ -293,6 +293,9 @@ class MarginSaliency(PerturbationAttribution):
         check_prior(prior)
         is_tuple = isinstance(inputs, tuple)
         formatted = format_inputs(inputs)
+        if feature_mask is None:
+            for tensor in formatted:  # before the model fails on them in torch's words
+                check_layout(tensor, self.forward_func)
         scorer = MaskedScorer(
             self.forward_func,
             formatted,
@@ -373,8 +376,6 @@ class MarginSaliency(PerturbationAttribution):
                 tuple(mask[min(example, len(mask) - 1)][None] for mask in masks)
                 for example in range(n_examples)
             ]
-        for tensor in inputs:
-            check_layout(tensor, self.forward_func)
         if self.segmentation_func is not None:
             return _segmented(inputs, self.segmentation_func)
         if len(inputs) == 1 and domain == "unions" and has_space(inputs[0]):
