@@ -21,6 +21,9 @@ __all__ = ["explain_by_varied_unions"]
 # Of each round, between which weights the map stands against the random fields. First
 # there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# Share of the unions that take away what the map points at instead of keeping it: of a
+# prior's first round, and the most of all others, which follow the scores.
+_REMOVING, _MOST_REMOVING = 1 / 3, 1 / 2
 # A prior takes the place of the first two rounds' map.
 _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
@@ -71,17 +74,30 @@ def explain_by_varied_unions(
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]
     evidence = [nothing for _ in images]
+    removing = [_REMOVING for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
         n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
         domains = [
-            FocusedUnions(map_so_far, n_of_round, size, generator, strength)
-            for map_so_far, generator in zip(focus, generators, strict=True)
+            FocusedUnions(
+                map_so_far,
+                n_of_round,
+                size,
+                generator,
+                strength,
+                share if any(strength) else 0.0,
+            )
+            for map_so_far, generator, share in zip(
+                focus, generators, removing, strict=True
+            )
         ]
         scores = scorer.masked(list(enumerate(domains)), progress)
         for i, (domain, of_domain) in enumerate(zip(domains, scores, strict=True)):
-            filtered = joint[i].add(of_domain, domain.presence, domain.sizes)
+            filtered = joint[i].add(
+                of_domain, domain.presence, domain.sizes, domain.kinds
+            )
             energy = influence(filtered).to(of_domain)
             stages[i] = (*stages[i], Stage(domain, of_domain, energy))
+            removing[i] = _next_removing(of_domain, domain.kinds, removing[i])
             last = number == n_rounds - 1
             beyond = _STANDARD_ERRORS if last else 0.0
             evidence[i] = joint[i].evidence(beyond).to(nothing)
@@ -91,3 +107,25 @@ def explain_by_varied_unions(
         ExampleMaps((enlarge(e.view(1, *shape), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
+
+
+def _next_removing(scores: Tensor, kinds: Tensor, share: float) -> float:
+    """Share of the next round's unions that take away: where there is more to be won.
+
+    What keeps could score as much as the best, what takes away as little as the least;
+    what the scores lack of it in the mean is the room of either. Random unions, a round
+    without a map, are both at once. Where a network gives up as soon as a little is
+    missing there is no room below, and all is told by what is kept.
+
+    Args:
+        scores (Tensor): Of a round, (N,).
+        kinds (Tensor): Which unions took away, (N,).
+        share (float): What it was, and stays where nothing is to be seen.
+    """
+    taking = kinds == 1
+    if share == 0 or scores.max() == scores.min():
+        return share
+    taken = scores[taking] if taking.any() else scores
+    above = float(scores.max() - scores[~taking].mean())
+    below = float(taken.mean() - scores.min())
+    return min(_MOST_REMOVING, below / (above + below))

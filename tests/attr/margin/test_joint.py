@@ -43,8 +43,12 @@ def true_map():
 def gathered(made, prior=None):
     one = JointEvidence(SHAPE, CELL, KERNEL, prior)
     for scores, presence, sizes in made:
-        one.add(scores, presence, sizes)
+        one.add(scores, presence, sizes, of_one_kind(scores))
     return one
+
+
+def of_one_kind(scores):
+    return torch.zeros(len(scores), dtype=torch.int64)
 
 
 @pytest.mark.parametrize("with_prior", [False, True])
@@ -78,8 +82,29 @@ def test_filtered_scores_are_those_of_each_round():
     for scores, presence, sizes in rounds():
         weights = reference.knn_weights(sizes.numpy()[:, None], len(sizes) // 10)
         expected = reference.high_pass(weights, scores.numpy(), "random_walk")
-        found = one.add(scores, presence, sizes)
+        found = one.add(scores, presence, sizes, of_one_kind(scores))
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_only_unions_of_one_kind_are_compared():
+    apart, together = (JointEvidence(SHAPE, CELL, KERNEL) for _ in range(2))
+    made = rounds((40, 25))
+    filtered = [apart.add(*of_round, of_one_kind(of_round[0])) for of_round in made]
+    # In one call, mixed; those of a kind stay in order, which decides between ties.
+    mixed = torch.randperm(65, generator=torch.Generator().manual_seed(2))
+    order = (mixed >= 40).long().sort(stable=True).indices.argsort()
+    scores, presence, sizes = (
+        torch.cat(parts)[order] for parts in zip(*made, strict=True)
+    )
+    kinds = torch.tensor([0] * 40 + [1] * 25)[order]
+    found = together.add(scores, presence, sizes, kinds)
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    torch.testing.assert_close(found, torch.cat(filtered)[order], **close)
+    torch.testing.assert_close(together.evidence(1.0), apart.evidence(1.0), **close)
+    # A kind that scores more as a whole says nothing of the parts.
+    more = JointEvidence(SHAPE, CELL, KERNEL)
+    more.add(scores + 5 * kinds, presence, sizes, kinds)
+    torch.testing.assert_close(more.evidence(), together.evidence(), **close)
 
 
 def test_a_smooth_map_is_found_and_its_unit_is_a_cells():

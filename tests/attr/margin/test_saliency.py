@@ -110,23 +110,39 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     before = torch.zeros(patches[0] * patches[1]) if prior is None else focus.flatten()
     strengths = varied._STRENGTHS_OF_PRIOR if with_prior else varied._STRENGTHS
     generator = torch.Generator().manual_seed(7)
-    rounds = []
+    rounds, share = [], varied._REMOVING
     assert len(stages) == len(strengths)
     for stage, strength in zip(stages, strengths, strict=True):
         domain, count = stage.domain, len(stage.scores)
-        drawn = FocusedUnions(before.double(), count, size, generator, strength)
+        removing = share if any(strength) else 0.0
+        drawn = FocusedUnions(
+            before.double(), count, size, generator, strength, removing
+        )
         torch.testing.assert_close(drawn.presence, domain.presence, **SOLVED)
+        kinds = domain.kinds.numpy()
+        assert kinds.sum() == round(removing * count)
         (masks,) = domain.masks(torch.arange(count))
         scores = [
             score(reference.masked(pixels, mean_colour(pixels), mask))
             for mask in masks.numpy()
         ]
         np.testing.assert_allclose(stage.scores, scores, **EXACT)
-        sizes = domain.sizes.numpy()
-        rounds.append((np.array(scores), domain.presence.numpy(), sizes))
-        weights = knn_weights(sizes[:, None], max(1, count // joint._NEIGHBOR_SHARE))
-        filtered = high_pass(weights, np.array(scores), "random_walk")
-        np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-6, atol=1e-14)
+        for kind in np.unique(kinds):
+            alike = kinds == kind
+            sizes, of_kind = domain.sizes.numpy()[alike], np.array(scores)[alike]
+            rounds.append((of_kind, domain.presence.numpy()[alike], sizes))
+            n_neighbors = max(1, len(sizes) // joint._NEIGHBOR_SHARE)
+            weights = knn_weights(sizes[:, None], n_neighbors)
+            filtered = high_pass(weights, of_kind, "random_walk")
+            np.testing.assert_allclose(
+                stage.influence[alike], filtered**2, rtol=1e-6, atol=1e-14
+            )
+        if kinds.sum() >= 2:  # the next ones are drawn as the scores of these spread
+            keeping, taking = (
+                np.sqrt(stage.influence.numpy()[kinds == kind].mean())
+                for kind in (0, 1)
+            )
+            share = min(varied._MOST_REMOVING, taking / (keeping + taking))
         evidence, error = reference.joint_evidence(
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
         )

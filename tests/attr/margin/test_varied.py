@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
+from captum_margin.attr.margin import varied
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from tests.helpers import models
 
@@ -64,6 +65,41 @@ def test_equal_scores_are_no_evidence_whatever_the_image_scores():
             rounding, models.images(1), target=None, perturbations_per_eval=7
         )
     assert not found.any()
+
+
+def test_unions_are_of_the_kind_whose_scores_spread():
+    # Filtered scores that spread by 2 among the kept and by 1 among the taken away.
+    energy, kinds = (
+        torch.tensor([4.0, 4.0, 4.0, 1.0, 1.0]),
+        torch.tensor([0, 0, 0, 1, 1]),
+    )
+    assert varied._next_removing(energy, kinds, 0.4) == pytest.approx(1 / 3)
+    assert varied._next_removing(energy.flip(0), kinds.flip(0), 0.4) == pytest.approx(
+        1 / 3
+    )
+    assert varied._next_removing(energy, 1 - kinds, 0.4) == varied._MOST_REMOVING
+    # Nothing to be seen: no scores that spread, or none of a kind.
+    assert varied._next_removing(0 * energy, kinds, 0.4) == 0.4
+    assert varied._next_removing(energy, 0 * kinds, 0.4) == 0.4
+
+
+def test_where_the_least_loss_is_the_end_no_unions_are_spent_on_losses():
+    # All of a square has to be there: what lacks a part of it scores nothing.
+    x = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    x[:, :, 6:18, 6:18] = 1.0
+
+    def all_of_it(images):
+        return (images[:, :, 6:18, 6:18].amin(dim=(1, 2, 3)) > 0.05).double()
+
+    def any_of_it(images):
+        return images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3))
+
+    options = {"target": None, "baselines": 0.0, "return_details": True}
+    counts = []
+    for model in (all_of_it, any_of_it):
+        _, details = explain(model, x, n_evaluations=401, **options)
+        counts.append(int(details.stages[0][-1].domain.kinds.sum()))
+    assert counts[0] < 0.5 * counts[1]
 
 
 def test_parts_that_are_enough_alone_are_all_found():
