@@ -127,22 +127,22 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
             for mask in masks.numpy()
         ]
         np.testing.assert_allclose(stage.scores, scores, **EXACT)
+        sizes = domain.sizes.numpy()
+        rounds.append((np.array(scores), domain.presence.numpy(), sizes, kinds))
         for kind in np.unique(kinds):
             alike = kinds == kind
-            sizes, of_kind = domain.sizes.numpy()[alike], np.array(scores)[alike]
-            rounds.append((of_kind, domain.presence.numpy()[alike], sizes))
-            n_neighbors = max(1, len(sizes) // joint._NEIGHBOR_SHARE)
-            weights = knn_weights(sizes[:, None], n_neighbors)
-            filtered = high_pass(weights, of_kind, "random_walk")
+            n_neighbors = max(1, min(count // joint._NEIGHBOR_SHARE, alike.sum() - 1))
+            weights = knn_weights(sizes[alike, None], n_neighbors)
+            filtered = high_pass(weights, np.array(scores)[alike], "random_walk")
             np.testing.assert_allclose(
                 stage.influence[alike], filtered**2, rtol=1e-6, atol=1e-14
             )
-        if kinds.sum() >= 2:  # the next ones are drawn as the scores of these spread
-            keeping, taking = (
-                np.sqrt(stage.influence.numpy()[kinds == kind].mean())
-                for kind in (0, 1)
-            )
-            share = min(varied._MOST_REMOVING, taking / (keeping + taking))
+        # The next ones: as many of a kind as there is room to its best.
+        taken = [s for s, kind in zip(scores, kinds, strict=True) if kind] or scores
+        kept = [s for s, kind in zip(scores, kinds, strict=True) if not kind]
+        below = np.mean(taken) - min(scores)
+        above = max(scores) - np.mean(kept)
+        share = min(varied._MOST_REMOVING, below / (above + below))
         evidence, error = reference.joint_evidence(
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
         )

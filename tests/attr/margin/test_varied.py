@@ -1,5 +1,7 @@
 """The maps of budgets between few and many: their rounds, and the laws they obey."""
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -67,39 +69,82 @@ def test_equal_scores_are_no_evidence_whatever_the_image_scores():
     assert not found.any()
 
 
-def test_unions_are_of_the_kind_whose_scores_spread():
-    # Filtered scores that spread by 2 among the kept and by 1 among the taken away.
-    energy, kinds = (
-        torch.tensor([4.0, 4.0, 4.0, 1.0, 1.0]),
-        torch.tensor([0, 0, 0, 1, 1]),
-    )
-    assert varied._next_removing(energy, kinds, 0.4) == pytest.approx(1 / 3)
-    assert varied._next_removing(energy.flip(0), kinds.flip(0), 0.4) == pytest.approx(
-        1 / 3
-    )
-    assert varied._next_removing(energy, 1 - kinds, 0.4) == varied._MOST_REMOVING
-    # Nothing to be seen: no scores that spread, or none of a kind.
-    assert varied._next_removing(0 * energy, kinds, 0.4) == 0.4
-    assert varied._next_removing(energy, 0 * kinds, 0.4) == 0.4
+def test_unions_are_of_the_kind_with_more_room():
+    scores = torch.tensor([0.9, 0.5, 0.4, 0.3, 0.1])
+    kinds = torch.tensor([0, 0, 0, 1, 1])
+    # Kept ones have 0.6 of 0.9 in the mean, the others 0.2 of 0.1.
+    share = 0.1 / (0.3 + 0.1)
+    for scale, shift in ((1.0, 0.0), (4.0, -3.0)):  # any unit, any zero
+        found = varied._next_removing(scale * scores + shift, kinds, 0.4)
+        assert found == pytest.approx(share, rel=1e-5)
+    kept = torch.tensor([0.9, 0.9, 0.8, 0.9, 0.1])
+    assert varied._next_removing(kept, kinds, 0.4) == 0.5  # at most
+    # Random unions are both: 0.44 in the mean, of 0.9 and of 0.1.
+    found = varied._next_removing(scores, 0 * kinds, 0.4)
+    assert found == pytest.approx(0.34 / 0.8, rel=1e-5)
+    # Nothing to be seen, or given up before.
+    assert varied._next_removing(0 * scores, kinds, 0.4) == 0.4
+    assert varied._next_removing(scores, 0 * kinds, 0.0) == 0.0
 
 
-def test_where_the_least_loss_is_the_end_no_unions_are_spent_on_losses():
-    # All of a square has to be there: what lacks a part of it scores nothing.
+def test_where_any_loss_is_the_end_few_unions_are_spent_on_losses():
     x = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
     x[:, :, 6:18, 6:18] = 1.0
 
-    def all_of_it(images):
-        return (images[:, :, 6:18, 6:18].amin(dim=(1, 2, 3)) > 0.05).double()
+    def nearly_all_of_it(images):
+        share = images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3))
+        return (share - 0.9).clamp(min=0) * 10
 
     def any_of_it(images):
-        return images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3))
+        return images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3)).clamp(max=0.1) * 10
 
-    options = {"target": None, "baselines": 0.0, "return_details": True}
-    counts = []
-    for model in (all_of_it, any_of_it):
-        _, details = explain(model, x, n_evaluations=401, **options)
-        counts.append(int(details.stages[0][-1].domain.kinds.sum()))
-    assert counts[0] < 0.5 * counts[1]
+    shares = []
+    for model in (nearly_all_of_it, any_of_it):
+        _, details = explain(
+            model,
+            x,
+            target=None,
+            baselines=0.0,
+            n_evaluations=401,
+            return_details=True,
+        )
+        last = details.stages[0][-1].domain.kinds
+        shares.append(float(last.double().mean()))
+    assert shares[0] < 0.1 and shares[1] == varied._MOST_REMOVING
+
+
+def test_what_cannot_be_done_without_is_found_beside_what_is_enough():
+    # Either of two squares is enough; the score falls only where both are gone, and
+    # the second alone keeps a little less.
+    first, second = slice(2, 8), slice(16, 22)
+    x = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    x[:, :, first, first] = x[:, :, second, second] = 1.0
+
+    def either(images):
+        one = images[:, :, first, first].mean(dim=(1, 2, 3))
+        other = images[:, :, second, second].mean(dim=(1, 2, 3))
+        return torch.maximum(one, 0.8 * other)
+
+    def faintest(removing):
+        with mock.patch.multiple(
+            varied, _REMOVING=removing, _MOST_REMOVING=1.5 * removing
+        ):
+            heat = torch.stack(
+                [
+                    explain(
+                        either,
+                        x,
+                        target=None,
+                        baselines=0.0,
+                        n_evaluations=400,
+                        seed=seed,
+                    )[0, 0]
+                    for seed in range(3)
+                ]
+            ).mean(dim=0)
+        return float(heat[second, second].mean() / heat[first, first].mean())
+
+    assert faintest(1 / 3) > faintest(0.0)
 
 
 def test_parts_that_are_enough_alone_are_all_found():

@@ -79,8 +79,11 @@ def _ours(told: str = "", **options: object) -> Method:
 
 def _of_kept(told: str = "", **options: object) -> Method:
     """MarginSaliency as it would be if no unions took away: what these add."""
-    method = _ours(f"{told}{', ' if told else ''}nothing taken away", **options)
-    return replace(method, make=partial(margin_saliency_of_kept, **options))
+    return replace(
+        _ours(told, **options),
+        name="MarginSaliency, nothing taken away",
+        make=partial(margin_saliency_of_kept, **options),
+    )
 
 
 MAIN_ROW = "MarginSaliency"
