@@ -217,16 +217,6 @@ def margin_saliency(photo: Photograph, **options: object) -> Tensor:
     )
 
 
-def margin_saliency_of_kept(photo: Photograph, **options: object) -> Tensor:
-    """Without the unions that take away what the map points at."""
-    from unittest import mock
-
-    from captum_margin.attr.margin import varied
-
-    with mock.patch.multiple(varied, _REMOVING=0.0, _MOST_REMOVING=0.0):
-        return margin_saliency(photo, **options)
-
-
 def centre(photo: Photograph) -> Tensor:
     """A Gaussian in the middle of the picture: what a map without a model gets."""
     height, width = photo.image.shape[2:]

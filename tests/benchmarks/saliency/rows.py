@@ -11,7 +11,7 @@ published budget is the default of a method's authors or of their package. RISE'
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -24,11 +24,7 @@ from tests.benchmarks.saliency.games import (
     shap_partition,
     svarm,
 )
-from tests.benchmarks.saliency.methods import (
-    Photograph,
-    margin_saliency,
-    margin_saliency_of_kept,
-)
+from tests.benchmarks.saliency.methods import Photograph, margin_saliency
 from tests.benchmarks.saliency.region_search import region_search
 from tests.benchmarks.saliency.sensitivity import hsic, sobol
 from tests.benchmarks.saliency.transformer import attn_lrp, legrad
@@ -77,15 +73,6 @@ def _ours(told: str = "", **options: object) -> Method:
     )
 
 
-def _of_kept(told: str = "", **options: object) -> Method:
-    """MarginSaliency as it would be if no unions took away: what these add."""
-    return replace(
-        _ours(told, **options),
-        name="MarginSaliency, nothing taken away",
-        make=partial(margin_saliency_of_kept, **options),
-    )
-
-
 MAIN_ROW = "MarginSaliency"
 OF_TRANSFORMERS: tuple[NetworkName, ...] = ("vit",)
 ROWS: dict[str, Method] = {
@@ -100,9 +87,14 @@ ROWS: dict[str, Method] = {
         'prior="gradcam"', n_evaluations=100, prior="gradcam"
     ),
     "MarginSaliency-paper": _ours("paper=True", paper=True),
-    "kept-800": _of_kept(),
-    "kept-200": _of_kept(n_evaluations=200),
-    "kept-100-gradcam": _of_kept('prior="gradcam"', n_evaluations=100, prior="gradcam"),
+    "deletion-800": _ours("deletion=True", deletion=True),
+    "deletion-200": _ours("deletion=True", n_evaluations=200, deletion=True),
+    "deletion-100-gradcam": _ours(
+        'prior="gradcam", deletion=True',
+        n_evaluations=100,
+        prior="gradcam",
+        deletion=True,
+    ),
     "CoalitionPerturbation": Method(
         "CoalitionPerturbation", methods.coalition_perturbation, "white box", own=True
     ),

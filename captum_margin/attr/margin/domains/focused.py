@@ -2,9 +2,10 @@
 
 A smooth random field is added to the map, and a union is where the sum is highest.
 Comparing unions of like size says which variations of the map keep more of the score.
-Other unions are where the map taken off the field is highest: of those that take away
-what it points at, which variations take away more of the score. What is enough for a
-network is not what it cannot do without, where a class shows in several places.
+Other unions delete these regions: they are where the field less the map is highest.
+What is enough for a network is not what it cannot do without, where a class shows in
+several places: the preservation and the deletion game of Fong and Vedaldi,
+"Interpretable Explanations of Black Boxes by Meaningful Perturbation", ICCV 2017.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ __all__ = ["FocusedUnions"]
 _CELLS_A_BUMP = 1.25  # width of the field's bumps
 _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
 # Smallest and largest share of the image that unions keep, and what is kept of it where
-# they take away: with more than half of what the map points at gone no score is left.
+# they delete: with more than half of what the map points at gone no score is left.
 _SIZES = (0.05, 0.9)
-_SIZES_LEFT = (0.5, 0.97)
+_SIZES_OF_DELETION = (0.5, 0.97)
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -39,13 +40,13 @@ class FocusedUnions:
         strengths (tuple[float, float]): Smallest and largest weight of the map against
             the field, in standard deviations of each; unions of all sizes have weights
             spread between them.
-        removing (float, optional): Share of the unions that take away what the map
+        deleting (float, optional): Share of the unions that delete what the map
             points at; the last ones. Default: 0.0
 
     Attributes:
         presence (Tensor): How much of each patch each union keeps, (N, P).
         sizes (Tensor): Patches that each union keeps, whole numbers, (N,).
-        kinds (Tensor): Whether a union takes away, 0 or 1, int64, (N,).
+        kinds (Tensor): Whether a union deletes, 0 or 1, int64, (N,).
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class FocusedUnions:
         size: tuple[int, ...],
         generator: torch.Generator,
         strengths: tuple[float, float],
-        removing: float = 0.0,
+        deleting: float = 0.0,
     ) -> None:
         self.size = size
-        n_removing = round(removing * n_unions)
-        n_keeping = n_unions - n_removing
+        n_deleting = round(deleting * n_unions)
+        n_keeping = n_unions - n_deleting
         device, dtype = focus.device, focus.dtype
         cell = cell_sides(size, _CELLS_A_BUMP)
         grids = ShiftedGrids(n_unions, size, cell, generator, device, dtype)
@@ -70,12 +71,16 @@ class FocusedUnions:
         height = field / field.std(dim=1, keepdim=True)
         if focus.max() > focus.min():
             strength = torch.cat(
-                [_spread(n_keeping, *strengths), -_spread(n_removing, *strengths)]
+                [_spread(n_keeping, *strengths), -_spread(n_deleting, *strengths)]
             )
             strength = strength.to(height)[:, None]
             height = height + strength * (focus - focus.mean()) / focus.std()
-        shares = torch.cat([_even(n_keeping, *_SIZES), _even(n_removing, *_SIZES_LEFT)])
-        shares = shares.to(height)
+        shares = torch.cat(
+            [
+                _even(n_keeping, *_SIZES, like=height),
+                _even(n_deleting, *_SIZES_OF_DELETION, like=height),
+            ]
+        )
         self.kinds = (everything >= n_keeping).long()
         # Whole numbers: sizes at equal distances are equal in any precision.
         self.sizes = (shares * focus.numel()).round()
@@ -93,9 +98,9 @@ class FocusedUnions:
         return (enlarge(coarse, self.size)[:, None],)
 
 
-def _even(n: int, smallest: float, largest: float) -> Tensor:
+def _even(n: int, smallest: float, largest: float, *, like: Tensor) -> Tensor:
     """N values at equal distances, in order."""
-    steps = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    steps = (torch.arange(n, device=like.device) + 0.5).to(like) / max(1, n)
     return smallest + (largest - smallest) * steps
 
 
