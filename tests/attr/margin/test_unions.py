@@ -139,8 +139,8 @@ def test_focused_unions_against_the_restatement():
     size, n_unions = (26, 18), 8  # no size is half a patch
     patches = coarse_shape(size)
     focus = draws(math.prod(patches), seed=3)
-    strengths, removing = (-0.5, 2.0), 0.4
-    unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths, removing)
+    strengths, deleting = (-0.5, 2.0), 0.4
+    unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths, deleting)
     generator = seeded(8)
     cell = focused._CELLS_A_BUMP * min(size) / CELLS[2]
     shape = [math.ceil(side / cell) + 1 for side in size]
@@ -149,9 +149,9 @@ def test_focused_unions_against_the_restatement():
     (masks,) = unions.masks(torch.arange(n_unions))
     assert unions.kinds.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     for node in range(n_unions):
-        takes_away = node >= 5
-        smallest, largest = focused._SIZES_LEFT if takes_away else focused._SIZES
-        count, number = (3, node - 5) if takes_away else (5, node)
+        deletes = node >= 5
+        smallest, largest = focused._SIZES_OF_DELETION if deletes else focused._SIZES
+        count, number = (3, node - 5) if deletes else (5, node)
         share = smallest + (largest - smallest) * (number + 0.5) / count
         strength = -0.5 + 2.5 * (number * (5**0.5 - 1) / 2 % 1)
         n_kept = round(share * len(focus))
@@ -160,7 +160,7 @@ def test_focused_unions_against_the_restatement():
             field.flatten(),
             focus.numpy(),
             n_kept,
-            -strength if takes_away else strength,
+            -strength if deletes else strength,
             focused._SOFTNESS,
         )
         np.testing.assert_allclose(unions.presence[node], presence, **EXACT)
@@ -181,12 +181,12 @@ def test_focused_unions_have_their_sizes_and_hold_the_focus():
     assert near > far + 0.3
 
 
-def test_focused_unions_that_take_away_leave_all_but_the_focus():
+def test_focused_unions_that_delete_leave_all_but_the_focus():
     size = (24, 24)
     focus = 0.01 * draws(24, 24)
     focus[4:10, 12:20] += 1.0
     unions = FocusedUnions(focus.flatten(), 60, size, seeded(), (2.0, 2.0), 0.5)
-    smallest, largest = focused._SIZES_LEFT
+    smallest, largest = focused._SIZES_OF_DELETION
     left = unions.sizes[unions.kinds == 1] / focus.numel()
     assert (left >= smallest).all() and (left <= largest).all() and len(left) == 30
     presence = unions.presence[unions.kinds == 1].view(-1, 24, 24)

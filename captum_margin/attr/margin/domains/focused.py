@@ -26,6 +26,7 @@ _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
 _SIZES = (0.05, 0.9)
 _SIZES_OF_DELETION = (0.5, 0.97)
 _GOLDEN = (5**0.5 - 1) / 2
+_ROWS = 32  # unions whose patches are sorted at a time, to save memory
 
 
 class FocusedUnions:
@@ -67,14 +68,14 @@ class FocusedUnions:
         drawn = torch.randn(n_unions, *grids.shape, generator=generator)
         everything = torch.arange(n_unions, device=device)
         field = grids.sample(drawn.to(device, dtype), everything, coarse_shape(size))
-        field = field.flatten(1)  # (N, P)
-        height = field / field.std(dim=1, keepdim=True)
+        height = field.flatten(1)  # (N, P), changed in place: the largest there is
+        height /= height.std(dim=1, keepdim=True)
         if focus.max() > focus.min():
             strength = torch.cat(
                 [_spread(n_keeping, *strengths), -_spread(n_deleting, *strengths)]
             )
             strength = strength.to(height)[:, None]
-            height = height + strength * (focus - focus.mean()) / focus.std()
+            height += strength * (focus - focus.mean()) / focus.std()
         shares = torch.cat(
             [
                 _even(n_keeping, *_SIZES, like=height),
@@ -85,8 +86,17 @@ class FocusedUnions:
         # Whole numbers: sizes at equal distances are equal in any precision.
         self.sizes = (shares * focus.numel()).round()
         outside = (focus.numel() - self.sizes).long()[:, None]
-        border = height.sort(dim=1).values.gather(1, outside)
-        self.presence = torch.sigmoid((height - border) / _SOFTNESS)
+        border = torch.cat(
+            [
+                rows.sort(dim=1).values.gather(1, place)
+                for rows, place in zip(
+                    height.split(_ROWS), outside.split(_ROWS), strict=True
+                )
+            ]
+        )
+        height -= border
+        height /= _SOFTNESS
+        self.presence = height.sigmoid_()
 
     def __len__(self) -> int:
         """N."""
