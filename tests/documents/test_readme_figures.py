@@ -162,6 +162,7 @@ def prose():
     yield from coalition_prose()
     yield from sanity_prose()
     yield from many_pictures_prose()
+    yield from deletion_prose()
 
 
 NETWORKS = ("squeezenet", "efficientnet")
@@ -278,6 +279,54 @@ def many_pictures_prose():
     yield (
         f"networks ({two('squeezenet', ours, cam)}, {two('efficientnet', ours, cam)}), "
         f"and far above on the transformer ({two('vit', ours, cam)})"
+    )
+
+
+def deletion_prose():
+    right = load("vit_float32")["accuracy_on_5000_test_images"]
+    yield f"{right:.1%} of the test images"
+    record = load("saliency_deletion")["networks"]
+    n = {name: len(found["photographs"]) for name, found in record.items()}
+    yield (
+        f"{n['vit']} of the transformer, {n['squeezenet']} of SqueezeNet and "
+        f"{n['efficientnet']} of EfficientNet"
+    )
+
+    def cell(network, name, key="insertion_minus_deletion"):
+        metrics = record[network]["methods"][name]["metrics"]
+        return number(metrics[key]["mean"], 3).text
+
+    def two(network, one, other, key="insertion_minus_deletion"):
+        return f"{cell(network, one, key)} against {cell(network, other, key)}"
+
+    def gain(network, name="deletion-800"):
+        paired = record[network]["methods"][name]["paired"]["insertion_minus_deletion"]
+        return number(-paired["mean"], 3, paired["standard_error"]).text
+
+    yield (
+        f"it has {cell('vit', 'deletion-800')}, SHAP Partition "
+        f"{cell('vit', 'SHAP-800')}, deletion {cell('vit', 'deletion-800', 'deletion')}"
+        f" and {cell('vit', 'SHAP-800', 'deletion')}"
+    )
+    pair = "deletion-800", "MarginSaliency"
+    yield (
+        f"to the transformer's 800 passes ({two('vit', *pair)}; deletion "
+        f"{two('vit', *pair, 'deletion')}, insertion {two('vit', *pair, 'insertion')})"
+    )
+    yield (
+        f"SHAP Partition ({cell('vit', 'SHAP-800')}) and AttnLRP "
+        f"({cell('vit', 'AttnLRP')})"
+    )
+    yield f"adds {gain('vit')} to the transformer's"
+    yield (
+        f"200 passes have {two('vit', 'deletion-200', 'MarginSaliency-200')}, and 100 "
+        "with Grad-CAM's prior "
+        f"{two('vit', 'deletion-100-gradcam', 'MarginSaliency-100-gradcam')} (RISE's "
+        f"800: {cell('vit', 'RISE-800')})"
+    )
+    yield (
+        f"On SqueezeNet it adds {gain('squeezenet')} and on EfficientNet "
+        f"{gain('efficientnet')}"
     )
 
 

@@ -161,13 +161,19 @@ def kernel_of_axis(n_patches, deviation, smallest_share):
 def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10):
     """The map (P,) that explains the scores of all rounds, and its standard errors.
 
-    A Gaussian process. ``rounds`` are (scores, presence, sizes); ``kernel`` (P, P) is
-    the covariance of the map before there are scores, and a prior (P,) gives its mean
-    but for the scale.
+    A Gaussian process. ``rounds`` are (scores, presence, sizes, kinds): only unions of
+    a kind are compared. ``kernel`` (P, P) is the covariance of the map before there
+    are scores, and a prior (P,) gives its mean but for the scale.
     """
+    alike = []
+    for scores, presence, sizes, kinds in rounds:
+        for kind in np.unique(kinds):
+            of = kinds == kind
+            n_neighbors = max(1, min(len(kinds) // share, of.sum() - 1))
+            alike.append((scores[of], presence[of], sizes[of], n_neighbors))
     filtered, filtered_presence = [], []
-    for scores, presence, sizes in rounds:
-        weights = knn_weights(np.asarray(sizes)[:, None], max(1, len(sizes) // share))
+    for scores, presence, sizes, n_neighbors in alike:
+        weights = knn_weights(np.asarray(sizes)[:, None], n_neighbors)
         filtered.append(high_pass(weights, scores, "random_walk"))
         filtered_presence.append(high_pass(weights, presence, "random_walk"))
     s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
@@ -204,7 +210,7 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
         phi = mean + told_by(s - z @ mean)
     # The common part: the slope, over sizes, of what phi leaves of the scores.
     along, energy = 0.0, 0.0
-    for scores, presence, sizes in rounds:
+    for scores, presence, sizes, _ in alike:
         left = scores - presence @ phi
         away = sizes - sizes.mean()
         along += (away * (left - left.mean())).sum()

@@ -82,13 +82,16 @@ class JointEvidence:
         self._unfiltered: list[Tensor] = []
         self._sizes: list[Tensor] = []
 
-    def add(self, scores: Tensor, presence: Tensor, sizes: Tensor) -> Tensor:
+    def add(
+        self, scores: Tensor, presence: Tensor, sizes: Tensor, kinds: Tensor
+    ) -> Tensor:
         """Takes in a round.
 
         Args:
             scores (Tensor): Scores of the unions, (N,).
             presence (Tensor): How much of each patch each union keeps, (N, P).
             sizes (Tensor): Patches that each union keeps, (N,).
+            kinds (Tensor): Only unions of one kind are compared, int64, (N,).
 
         Returns:
             Tensor: The filtered scores, (N,), float64, on the CPU.
@@ -96,16 +99,28 @@ class JointEvidence:
         Cost: O(N * P) time, O(N * D) memory for D fields, 40 to 500.
         """
         scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
-        scores = scores - scores.mean()
-        if scores.max() == scores.min():  # but for rounding
-            scores = torch.zeros_like(scores)
         axes = [axis.T.to(presence) for axis in self.axes]
         features = along_axes(presence.view(-1, *self.shape), axes).flatten(1)
         features = features.to("cpu", torch.float64)
+        kinds = kinds.cpu()
+        n_neighbors = max(1, len(sizes) // _NEIGHBOR_SHARE)
+        found = torch.empty_like(scores)
+        for kind in kinds.unique():
+            alike = kinds == kind
+            found[alike] = self._add(
+                scores[alike], features[alike], sizes[alike], n_neighbors
+            )
+        return found
+
+    def _add(
+        self, scores: Tensor, features: Tensor, sizes: Tensor, n_neighbors: int
+    ) -> Tensor:
+        """Takes in unions of one kind; their filtered scores."""
+        scores = scores - scores.mean()
+        if scores.max() == scores.min():  # but for rounding
+            scores = torch.zeros_like(scores)
         raw = torch.cat([scores[:, None], features], dim=1)
-        edge_index, edge_weight = knn_graph_1d(
-            sizes, max(1, len(sizes) // _NEIGHBOR_SHARE)
-        )
+        edge_index, edge_weight = knn_graph_1d(sizes, n_neighbors)
         filtered: Tensor = self._high_pass(raw, edge_index, edge_weight)
         self._filtered.append(filtered)
         self._unfiltered.append(raw - raw.mean(dim=0))

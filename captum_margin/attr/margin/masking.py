@@ -54,7 +54,8 @@ class MaskedScorer:
         perturbations_per_eval (int): Masked copies of the batch in a forward pass: at
             most ``perturbations_per_eval * B`` rows.
 
-    Cost: beyond the model, two buffers of ``perturbations_per_eval * B`` rows an input.
+    Cost: beyond the model, a buffer of ``perturbations_per_eval * B`` rows an input
+    and their masks.
     """
 
     def __init__(
@@ -113,19 +114,19 @@ class MaskedScorer:
         for start in range(0, len(owners), n_rows):
             chunk = owners[start : start + n_rows]
             parts, lengths = chunk.unique_consecutive(return_counts=True)
-            masks = [
-                domains[part][1].masks(of_part)
-                for part, of_part in zip(
-                    parts.tolist(),
-                    nodes[start : start + n_rows].split(lengths.tolist()),
-                    strict=True,
-                )
-            ]
+            copies = tuple(buffer[: len(chunk)] for buffer in buffers)
+            done = 0
+            for part, of_part in zip(
+                parts.tolist(),
+                nodes[start : start + n_rows].split(lengths.tolist()),
+                strict=True,
+            ):
+                example, domain = domains[part]
+                stop = done + len(of_part)
+                for index, mask in enumerate(domain.masks(of_part)):
+                    self._blend(index, example, mask, copies[index][done:stop])
+                done = stop
             rows = examples[chunk]
-            copies = tuple(
-                self._blend(index, rows.to(device), kept, buffers[index])
-                for index, kept in enumerate(zip(*masks, strict=True))
-            )
             target, args = select_rows(
                 self.target, self.args, rows, len(self.inputs[0])
             )
@@ -142,14 +143,12 @@ class MaskedScorer:
             progress.update(len(rows))
         return list(torch.cat(scores).split(counts))
 
-    def _blend(
-        self, index: int, rows: Tensor, masks: tuple[Tensor, ...], buffer: Tensor
-    ) -> Tensor:
-        """``baseline + mask * (input - baseline)`` of one input, into the buffer."""
-        out = buffer[: len(rows)]
-        tensor, baseline = self.inputs[index], self.baselines[index]
-        mask = torch.cat(masks).expand(len(rows), *tensor.shape[1:])
+    def _blend(self, index: int, example: int, mask: Tensor, out: Tensor) -> None:
+        """``baseline + mask * (input - baseline)`` of one input, into copies of it."""
+        tensor = self.inputs[index][example]
+        baseline = self.baselines[index][example]
+        mask = mask.expand(out.shape)
         if tensor.is_floating_point():
-            mask = mask.to(tensor.dtype)
-            return torch.lerp(baseline[rows], tensor[rows], mask, out=out)
-        return torch.where(mask > 0.5, tensor[rows], baseline[rows], out=out)
+            torch.lerp(baseline, tensor, mask.to(tensor.dtype), out=out)
+        else:
+            torch.where(mask > 0.5, tensor, baseline, out=out)

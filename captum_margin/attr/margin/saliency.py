@@ -161,6 +161,7 @@ class MarginSaliency(PerturbationAttribution):
         paper: bool = False,
         softmax: bool = True,
         prior: Tensor | Literal["gradcam"] | None = None,
+        deletion: bool = False,
         seed: int = 0,
         return_details: bool = False,
     ) -> (
@@ -228,6 +229,11 @@ class MarginSaliency(PerturbationAttribution):
                 black box; it takes two of the ``n_evaluations``. What the scores
                 contradict of a prior is dropped. With one 100 evaluations are a good
                 budget. Default: None
+            deletion (bool, optional): Whether the later rounds of soft unions also
+                delete what the map points at, where the score has room to fall, and not
+                only keep it: the map then tells better what the model cannot do
+                without. It helps most where a score lasts, as among few classes, see
+                the benchmarks. Default: False
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
             return_details (bool, optional): Also returns how the maps came about.
@@ -257,7 +263,8 @@ class MarginSaliency(PerturbationAttribution):
                 regions cannot be made of the inputs, or inputs or outputs hold NaN or
                 infinity. If a prior is constant, not finite, of another shape, or given
                 where there are no soft unions of images, or the model has no layer of
-                maps for ``"gradcam"``.
+                maps for ``"gradcam"``. If ``deletion`` is asked for where there are no
+                rounds of soft unions.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
@@ -308,6 +315,9 @@ class MarginSaliency(PerturbationAttribution):
         warn_of_training(self.forward_func)
         scores = scorer.unmasked()
         partitions = self._partitions(formatted, feature_mask, domain)
+        if deletion:
+            in_rounds = prior is not None or n_evaluations > MIN_VARIED
+            _check_place_of_deletion(partitions is None and in_rounds)
         priors = None
         if prior is not None:
             check_place_of_prior(partitions is None and formatted[0].dim() == 4)
@@ -323,6 +333,7 @@ class MarginSaliency(PerturbationAttribution):
                 partitions,
                 domain=domain,
                 priors=priors,
+                deletion=deletion,
                 n_copies=n_evaluations - 1 - n_passes_of_prior(prior),
                 signed=signed,
                 sided=sided,
@@ -345,6 +356,7 @@ class MarginSaliency(PerturbationAttribution):
             "paper": paper,
             "softmax": softmax,
             "prior": "given" if isinstance(prior, Tensor) else prior,
+            "deletion": deletion,
             "seed": seed,
         }
         n_before = 1 + n_passes_of_prior(prior)
@@ -401,6 +413,15 @@ def _check_options(domain: str, sided: str) -> None:
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
 
 
+def _check_place_of_deletion(rounds_of_soft_unions: bool) -> None:
+    if not rounds_of_soft_unions:
+        raise ValueError(
+            "expected deletion only with domain='unions', without feature_mask and "
+            f"segmentation_func, of images, series or volumes, and {MIN_VARIED + 1} "
+            "n_evaluations or a prior: only there a map is drawn in rounds"
+        )
+
+
 def _segmented(
     inputs: tuple[Tensor, ...], segmentation_func: Callable[[Tensor], Tensor]
 ) -> list[tuple[Tensor, ...]]:
@@ -433,6 +454,7 @@ def _explain(
     *,
     domain: str,
     priors: Tensor | None,
+    deletion: bool,
     n_copies: int,
     signed: bool,
     sided: Sided,
@@ -457,7 +479,9 @@ def _explain(
     if partitions is None:
         if priors is None and n_copies < MIN_VARIED:
             return explain_by_tents(scorer, n_copies, seed, dtype, progress)
-        return explain_by_varied_unions(scorer, n_copies, seed, dtype, progress, priors)
+        return explain_by_varied_unions(
+            scorer, n_copies, seed, dtype, progress, priors, deletion=deletion
+        )
     return explain_by_region_unions(scorer, partitions, n_copies, seed, dtype, progress)
 
 

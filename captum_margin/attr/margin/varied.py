@@ -21,6 +21,9 @@ __all__ = ["explain_by_varied_unions"]
 # Of each round, between which weights the map stands against the random fields. First
 # there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# Share of the unions that delete what the map points at instead of keeping it: of a
+# prior's first round, and the most of all others, which follow the scores.
+_DELETING, _MOST_DELETING = 1 / 3, 1 / 2
 # A prior takes the place of the first two rounds' map.
 _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
@@ -40,6 +43,8 @@ def explain_by_varied_unions(
     dtype: torch.dtype,
     progress: tqdm[Any],
     priors: Tensor | None = None,
+    *,
+    deletion: bool = False,
 ) -> list[ExampleMaps]:
     """Explains images by soft unions, in rounds of like number.
 
@@ -51,6 +56,8 @@ def explain_by_varied_unions(
         progress (tqdm): Told of every masked copy.
         priors (Tensor, optional): A map of each image to begin with, on its patches,
             (B, P), none of them constant. Default: None
+        deletion (bool, optional): Whether some unions delete what the map points at.
+            Default: False
     """
     (images,) = scorer.inputs
     size = tuple(images.shape[2:])
@@ -71,17 +78,30 @@ def explain_by_varied_unions(
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]
     evidence = [nothing for _ in images]
+    deleting = [_DELETING if deletion else 0.0 for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
         n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
         domains = [
-            FocusedUnions(map_so_far, n_of_round, size, generator, strength)
-            for map_so_far, generator in zip(focus, generators, strict=True)
+            FocusedUnions(
+                map_so_far,
+                n_of_round,
+                size,
+                generator,
+                strength,
+                share if any(strength) else 0.0,
+            )
+            for map_so_far, generator, share in zip(
+                focus, generators, deleting, strict=True
+            )
         ]
         scores = scorer.masked(list(enumerate(domains)), progress)
         for i, (domain, of_domain) in enumerate(zip(domains, scores, strict=True)):
-            filtered = joint[i].add(of_domain, domain.presence, domain.sizes)
+            filtered = joint[i].add(
+                of_domain, domain.presence, domain.sizes, domain.kinds
+            )
             energy = influence(filtered).to(of_domain)
             stages[i] = (*stages[i], Stage(domain, of_domain, energy))
+            deleting[i] = _next_deleting(of_domain, domain.kinds, deleting[i])
             last = number == n_rounds - 1
             beyond = _STANDARD_ERRORS if last else 0.0
             evidence[i] = joint[i].evidence(beyond).to(nothing)
@@ -91,3 +111,25 @@ def explain_by_varied_unions(
         ExampleMaps((enlarge(e.view(1, *shape), size),), of_example)
         for e, of_example in zip(evidence, stages, strict=True)
     ]
+
+
+def _next_deleting(scores: Tensor, kinds: Tensor, share: float) -> float:
+    """Share of the next round's unions that delete: where there is more to be won.
+
+    What keeps could score as much as the best, what deletes as little as the least;
+    what the scores lack of it in the mean is the room of either. Random unions, a round
+    without a map, are both at once. Where a network gives up as soon as a little is
+    missing there is no room below, and all is told by what is kept.
+
+    Args:
+        scores (Tensor): Of a round, (N,).
+        kinds (Tensor): Which unions delete, (N,).
+        share (float): What it was, and stays where nothing is to be seen.
+    """
+    delete = kinds == 1
+    if share == 0 or scores.max() == scores.min():
+        return share
+    deleted = scores[delete] if delete.any() else scores
+    above = float(scores.max() - scores[~delete].mean())
+    below = float(deleted.mean() - scores.min())
+    return min(_MOST_DELETING, below / (above + below))

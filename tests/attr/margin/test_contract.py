@@ -252,7 +252,7 @@ def test_details():
     assert torch.equal(found, explain(model, x, target=[1, 2]))
     expected = model(x).softmax(dim=1)[[0, 1], [1, 2]]
     torch.testing.assert_close(details.scores, expected.detach())
-    names = "domain n_evaluations signed sided paper softmax prior seed"
+    names = "domain n_evaluations signed sided paper softmax prior deletion seed"
     assert details.settings.keys() == set(names.split())
 
 

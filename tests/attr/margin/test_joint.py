@@ -30,7 +30,7 @@ def rounds(counts=(40, 25), noise=0.3, seed=0):
         sizes = presence.sum(dim=1)
         scores = presence @ truth + 0.02 * sizes
         scores = scores + noise * (draws(count, seed=seed + 90 + number) - 0.5)
-        made.append((scores, presence, sizes))
+        made.append((scores, presence, sizes, torch.zeros(count, dtype=torch.int64)))
     return made
 
 
@@ -42,8 +42,8 @@ def true_map():
 
 def gathered(made, prior=None):
     one = JointEvidence(SHAPE, CELL, KERNEL, prior)
-    for scores, presence, sizes in made:
-        one.add(scores, presence, sizes)
+    for of_round in made:
+        one.add(*of_round)
     return one
 
 
@@ -75,11 +75,34 @@ def test_against_a_gaussian_process(with_prior, counts):
 
 def test_filtered_scores_are_those_of_each_round():
     one = JointEvidence(SHAPE, CELL, KERNEL)
-    for scores, presence, sizes in rounds():
+    for scores, presence, sizes, kinds in rounds():
         weights = reference.knn_weights(sizes.numpy()[:, None], len(sizes) // 10)
         expected = reference.high_pass(weights, scores.numpy(), "random_walk")
-        found = one.add(scores, presence, sizes)
+        found = one.add(scores, presence, sizes, kinds)
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_only_unions_of_one_kind_are_compared():
+    (first, second), close = rounds((40, 25)), {"rtol": 1e-9, "atol": 1e-12}
+    scores, presence, sizes, kinds = (
+        torch.cat(parts) for parts in zip(first, second, strict=True)
+    )
+    kinds[40:] = 1
+    mixed = torch.randperm(65, generator=torch.Generator().manual_seed(2))
+    scores, presence, sizes, kinds = (
+        values[mixed] for values in (scores, presence, sizes, kinds)
+    )
+    one, more = (JointEvidence(SHAPE, CELL, KERNEL) for _ in range(2))
+    found = one.add(scores, presence, sizes, kinds)
+    for kind in (0, 1):
+        alike = kinds == kind
+        # Like neighbours are a share of all unions of the round.
+        weights = reference.knn_weights(sizes[alike].numpy()[:, None], 65 // 10)
+        expected = reference.high_pass(weights, scores[alike].numpy(), "random_walk")
+        np.testing.assert_allclose(found[alike], expected, rtol=1e-10, atol=1e-12)
+    # A kind that scores more as a whole says nothing of the parts.
+    more.add(scores + 5 * kinds, presence, sizes, kinds)
+    torch.testing.assert_close(more.evidence(1.0), one.evidence(1.0), **close)
 
 
 def test_a_smooth_map_is_found_and_its_unit_is_a_cells():
@@ -92,9 +115,9 @@ def test_a_smooth_map_is_found_and_its_unit_is_a_cells():
 def test_scores_and_the_priors_mean_and_scale():
     made, prior = rounds(), draws(N_PATCHES, seed=3)
     found = gathered(made, prior).evidence()
-    scaled = [(4 * scores, presence, sizes) for scores, presence, sizes in made]
+    scaled = [(4 * scores, *others) for scores, *others in made]
     assert torch.equal(gathered(scaled, prior).evidence(), 4 * found)
-    shifted = [(scores + 3, presence, sizes) for scores, presence, sizes in made]
+    shifted = [(scores + 3, *others) for scores, *others in made]
     for other in (gathered(shifted, prior), gathered(made, 5 * prior - 2)):
         torch.testing.assert_close(other.evidence(), found, rtol=1e-9, atol=1e-12)
 
@@ -136,9 +159,9 @@ def test_errors_are_as_large_as_they_say():
     for seed in range(30):
         truth = root @ torch.randn(N_PATCHES, generator=generator, dtype=DOUBLE)
         made = []
-        for _, presence, sizes in rounds((60,), seed=seed):
+        for _, presence, sizes, kinds in rounds((60,), seed=seed):
             noise = torch.randn(60, generator=generator, dtype=DOUBLE)
-            made.append((presence @ truth + 3 * noise, presence, sizes))
+            made.append((presence @ truth + 3 * noise, presence, sizes, kinds))
         one = gathered(made)
         found = one.evidence()
         error = found - one.evidence(1.0)

@@ -83,12 +83,15 @@ def test_few_soft_unions_are_one_round_of_cross_energy(size):
 
 
 @pytest.mark.parametrize("size", [(20, 16), (16, 24)])
+@pytest.mark.parametrize("deletion", [False, True])
 @pytest.mark.parametrize(
     ("n_evaluations", "with_prior"), [(160, False), (641, False), (70, True)]
 )
-def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
+def test_varied_unions_are_explained_together(
+    size, n_evaluations, with_prior, deletion
+):
     image, model = models.images(1, 3, *size), models.conv(seed=5)
-    prior, options = None, {"n_evaluations": n_evaluations}
+    prior, options = None, {"n_evaluations": n_evaluations, "deletion": deletion}
     if with_prior:
         focus = 0.2 + models.images(1, 1, *coarse_shape(size), seed=8)
         options["prior"] = focus
@@ -110,12 +113,17 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
     before = torch.zeros(patches[0] * patches[1]) if prior is None else focus.flatten()
     strengths = varied._STRENGTHS_OF_PRIOR if with_prior else varied._STRENGTHS
     generator = torch.Generator().manual_seed(7)
-    rounds = []
+    rounds, share = [], varied._DELETING if deletion else 0.0
     assert len(stages) == len(strengths)
     for stage, strength in zip(stages, strengths, strict=True):
         domain, count = stage.domain, len(stage.scores)
-        drawn = FocusedUnions(before.double(), count, size, generator, strength)
+        deleting = share if any(strength) else 0.0
+        drawn = FocusedUnions(
+            before.double(), count, size, generator, strength, deleting
+        )
         torch.testing.assert_close(drawn.presence, domain.presence, **SOLVED)
+        kinds = domain.kinds.numpy()
+        assert kinds.sum() == round(deleting * count)
         (masks,) = domain.masks(torch.arange(count))
         scores = [
             score(reference.masked(pixels, mean_colour(pixels), mask))
@@ -123,10 +131,22 @@ def test_varied_unions_are_explained_together(size, n_evaluations, with_prior):
         ]
         np.testing.assert_allclose(stage.scores, scores, **EXACT)
         sizes = domain.sizes.numpy()
-        rounds.append((np.array(scores), domain.presence.numpy(), sizes))
-        weights = knn_weights(sizes[:, None], max(1, count // joint._NEIGHBOR_SHARE))
-        filtered = high_pass(weights, np.array(scores), "random_walk")
-        np.testing.assert_allclose(stage.influence, filtered**2, rtol=1e-6, atol=1e-14)
+        rounds.append((np.array(scores), domain.presence.numpy(), sizes, kinds))
+        for kind in np.unique(kinds):
+            alike = kinds == kind
+            n_neighbors = max(1, min(count // joint._NEIGHBOR_SHARE, alike.sum() - 1))
+            weights = knn_weights(sizes[alike, None], n_neighbors)
+            filtered = high_pass(weights, np.array(scores)[alike], "random_walk")
+            np.testing.assert_allclose(
+                stage.influence[alike], filtered**2, rtol=1e-6, atol=1e-14
+            )
+        # The next ones: as many of a kind as there is room to its best.
+        taken = [s for s, kind in zip(scores, kinds, strict=True) if kind] or scores
+        kept = [s for s, kind in zip(scores, kinds, strict=True) if not kind]
+        below = np.mean(taken) - min(scores)
+        above = max(scores) - np.mean(kept)
+        if share:
+            share = min(varied._MOST_DELETING, below / (above + below))
         evidence, error = reference.joint_evidence(
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior
         )

@@ -139,24 +139,28 @@ def test_focused_unions_against_the_restatement():
     size, n_unions = (26, 18), 8  # no size is half a patch
     patches = coarse_shape(size)
     focus = draws(math.prod(patches), seed=3)
-    strengths = (-0.5, 2.0)
-    unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths)
+    strengths, deleting = (-0.5, 2.0), 0.4
+    unions = FocusedUnions(focus, n_unions, size, seeded(8), strengths, deleting)
     generator = seeded(8)
     cell = focused._CELLS_A_BUMP * min(size) / CELLS[2]
     shape = [math.ceil(side / cell) + 1 for side in size]
     shifts = torch.rand(n_unions, 2, generator=generator).double().numpy()
     drawn = torch.randn(n_unions, *shape, generator=generator).double().numpy()
-    smallest, largest = focused._SIZES
     (masks,) = unions.masks(torch.arange(n_unions))
+    assert unions.kinds.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     for node in range(n_unions):
-        share = smallest + (largest - smallest) * (node + 0.5) / n_unions
+        deletes = node >= 5
+        smallest, largest = focused._SIZES_OF_DELETION if deletes else focused._SIZES
+        count, number = (3, node - 5) if deletes else (5, node)
+        share = smallest + (largest - smallest) * (number + 0.5) / count
+        strength = -0.5 + 2.5 * (number * (5**0.5 - 1) / 2 % 1)
         n_kept = round(share * len(focus))
         field = reference.shifted_grid(drawn[node], shifts[node], size, cell, patches)
         presence = reference.focused_presence(
             field.flatten(),
             focus.numpy(),
             n_kept,
-            -0.5 + 2.5 * (node * (5**0.5 - 1) / 2 % 1),
+            -strength if deletes else strength,
             focused._SOFTNESS,
         )
         np.testing.assert_allclose(unions.presence[node], presence, **EXACT)
@@ -175,6 +179,19 @@ def test_focused_unions_have_their_sizes_and_hold_the_focus():
     presence = unions.presence.view(-1, 24, 24)
     near, far = presence[:, 4:10, 12:20].mean(), presence[:, 14:, :10].mean()
     assert near > far + 0.3
+
+
+def test_focused_unions_that_delete_leave_all_but_the_focus():
+    size = (24, 24)
+    focus = 0.01 * draws(24, 24)
+    focus[4:10, 12:20] += 1.0
+    unions = FocusedUnions(focus.flatten(), 60, size, seeded(), (2.0, 2.0), 0.5)
+    smallest, largest = focused._SIZES_OF_DELETION
+    left = unions.sizes[unions.kinds == 1] / focus.numel()
+    assert (left >= smallest).all() and (left <= largest).all() and len(left) == 30
+    presence = unions.presence[unions.kinds == 1].view(-1, 24, 24)
+    near, far = presence[:, 4:10, 12:20].mean(), presence[:, 14:, :10].mean()
+    assert near < far - 0.3
 
 
 def test_region_unions_are_halves_or_all():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
+from captum_margin.attr.margin import varied
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from tests.helpers import models
 
@@ -15,18 +16,25 @@ def explain(model, x, **options):
     return MarginSaliency(model).attribute(x, **options)
 
 
-def test_a_batch_its_examples_and_any_chunks_agree():
+@pytest.mark.parametrize("deletion", [False, True])
+def test_a_batch_its_examples_and_any_chunks_agree(deletion):
     x, model = models.images(), models.conv()
-    target = [1, 3]
-    found, details = explain(model, x, target=target, return_details=True)
+    target, options = [1, 3], {"deletion": deletion}
+    found, details = explain(model, x, target=target, return_details=True, **options)
+    assert bool(details.stages[0][-1].domain.kinds.any()) == deletion
+    assert details.settings["deletion"] == deletion
     for stages in details.stages:
         assert all(isinstance(stage.domain, FocusedUnions) for stage in stages)
         assert [len(stage.scores) for stage in stages] == [37, 38, 37, 38]
     for chunk in (7, 400):
-        again = explain(model, x, target=target, perturbations_per_eval=chunk)
+        again = explain(
+            model, x, target=target, perturbations_per_eval=chunk, **options
+        )
         torch.testing.assert_close(again, found, **SAME)
     for example in range(2):
-        alone = explain(model, x[example : example + 1], target=target[example])
+        alone = explain(
+            model, x[example : example + 1], target=target[example], **options
+        )
         torch.testing.assert_close(alone, found[example : example + 1], **SAME)
 
 
@@ -48,9 +56,10 @@ def test_dtypes(dtype):
     assert both.corrcoef()[0, 1] > {torch.float32: 0.9999}.get(dtype, 0.9)
 
 
-def test_the_map_has_the_unit_of_the_score():
+@pytest.mark.parametrize("deletion", [False, True])
+def test_the_map_has_the_unit_of_the_score(deletion):
     x, model = models.images(1), models.conv(classes=1)
-    options = {"target": None, "softmax": False}
+    options = {"target": None, "softmax": False, "deletion": deletion}
     found = explain(model, x, **options)
     assert torch.equal(explain(lambda x: 4 * model(x), x, **options), 4 * found)
 
@@ -64,6 +73,97 @@ def test_equal_scores_are_no_evidence_whatever_the_image_scores():
             rounding, models.images(1), target=None, perturbations_per_eval=7
         )
     assert not found.any()
+
+
+def test_unions_are_of_the_kind_with_more_room():
+    scores = torch.tensor([0.9, 0.5, 0.4, 0.3, 0.1])
+    kinds = torch.tensor([0, 0, 0, 1, 1])
+    # Kept ones have 0.6 of 0.9 in the mean, the others 0.2 of 0.1.
+    share = 0.1 / (0.3 + 0.1)
+    for scale, shift in ((1.0, 0.0), (4.0, -3.0)):  # any unit, any zero
+        found = varied._next_deleting(scale * scores + shift, kinds, 0.4)
+        assert found == pytest.approx(share, rel=1e-5)
+    kept = torch.tensor([0.9, 0.9, 0.8, 0.9, 0.1])
+    assert varied._next_deleting(kept, kinds, 0.4) == 0.5  # at most
+    # Random unions are both: 0.44 in the mean, of 0.9 and of 0.1.
+    found = varied._next_deleting(scores, 0 * kinds, 0.4)
+    assert found == pytest.approx(0.34 / 0.8, rel=1e-5)
+    # Nothing to be seen, or given up before.
+    assert varied._next_deleting(0 * scores, kinds, 0.4) == 0.4
+    assert varied._next_deleting(scores, 0 * kinds, 0.0) == 0.0
+
+
+def test_where_any_loss_is_the_end_few_unions_are_spent_on_losses():
+    x = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    x[:, :, 6:18, 6:18] = 1.0
+
+    def nearly_all_of_it(images):
+        share = images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3))
+        return (share - 0.9).clamp(min=0) * 10
+
+    def any_of_it(images):
+        return images[:, :, 6:18, 6:18].mean(dim=(1, 2, 3)).clamp(max=0.1) * 10
+
+    shares = []
+    for model in (nearly_all_of_it, any_of_it):
+        _, details = explain(
+            model,
+            x,
+            target=None,
+            baselines=0.0,
+            n_evaluations=401,
+            deletion=True,
+            return_details=True,
+        )
+        last = details.stages[0][-1].domain.kinds
+        shares.append(float(last.double().mean()))
+    assert shares[0] < 0.1 and shares[1] == varied._MOST_DELETING
+
+
+def test_what_cannot_be_done_without_is_found_beside_what_is_enough():
+    # Either of two squares is enough; the score falls only where both are gone, and
+    # the second alone keeps a little less.
+    first, second = slice(2, 8), slice(16, 22)
+    x = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    x[:, :, first, first] = x[:, :, second, second] = 1.0
+
+    def either(images):
+        one = images[:, :, first, first].mean(dim=(1, 2, 3))
+        other = images[:, :, second, second].mean(dim=(1, 2, 3))
+        return torch.maximum(one, 0.8 * other)
+
+    def found_of_the_second(deletion):
+        heat = torch.stack(
+            [
+                explain(
+                    either,
+                    x,
+                    target=None,
+                    baselines=0.0,
+                    n_evaluations=400,
+                    deletion=deletion,
+                    seed=seed,
+                )[0, 0]
+                for seed in range(3)
+            ]
+        ).mean(dim=0)
+        return float(heat[second, second].mean() / heat[first, first].mean())
+
+    assert found_of_the_second(True) > found_of_the_second(False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_evaluations": 150},
+        {"domain": "regions"},
+        {"feature_mask": models.tiles(24, 20, 5)[None, None]},
+    ],
+)
+def test_deletion_is_refused_where_there_are_no_rounds(options):
+    x, model = models.images(), models.conv()
+    with pytest.raises(ValueError, match="expected deletion only with"):
+        explain(model, x, deletion=True, **options)
 
 
 def test_parts_that_are_enough_alone_are_all_found():

@@ -36,7 +36,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.networks.trained import (
     NETWORKS,
     TITLES,
@@ -288,8 +288,8 @@ def report(
         "seed": 0,
         "photographs": sorted(ours),
         "network": network,
-        "model": f"{TITLES[network]}, trained weights; bfloat16 passes of the networks "
-        "of ImageNet",
+        "model": f"{TITLES[network]}, trained weights; {quick_dtype()} passes of the "
+        "networks of ImageNet",
         "masking": "map scaled to [0, 1] times the normalised image",
         "n_steps_of_curves": N_STEPS,
         "passes": "forward passes of one image; each of ours has a backward pass too",

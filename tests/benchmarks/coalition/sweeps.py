@@ -27,7 +27,7 @@ from tests.benchmarks.coalition.bench import (
     coalitions,
     record_of,
 )
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.networks.trained import counted_network, picture, pictures
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import MAIN, mean_and_error
@@ -134,7 +134,7 @@ def main() -> None:
     settings = {
         "command": "python -m tests.benchmarks.coalition.sweeps --cache DIR",
         "seed": 0,
-        "model": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
+        "model": f"squeezenet1_0, ImageNet weights, {quick_dtype()} forward passes",
         "forms": {form: str(options) for form, options in BASE.items()},
         "versions": versions(),
         "machine": machine(),

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks.machine import quick_dtype
 from tests.benchmarks.networks import vit
 from tests.benchmarks.photographs import MEAN, STD, load_image
 
@@ -117,8 +118,9 @@ def plain_network(name: NetworkName) -> nn.Module:
 def counted_network(name: NetworkName) -> CountedNetwork:
     """The network as the benchmarks of pictures show it their images.
 
-    The benchmark machine has two small cores: the ImageNet networks are in bfloat16,
-    which halves the price of a forward pass, for every method alike.
+    The benchmark machine has two small cores: the ImageNet networks are in bfloat16
+    where that halves the price of a forward pass (``machine.quick_dtype``), for every
+    method alike.
     """
     return counted(name, plain_network(name))
 
@@ -127,7 +129,8 @@ def counted(name: NetworkName, net: nn.Module) -> CountedNetwork:
     """Weights of one's own as :func:`counted_network` has the trained ones."""
     if name == "vit":
         return CountedNetwork(*_transformer(net), net, torch.float32, black(name))
-    net = net.bfloat16().to(memory_format=torch.channels_last)
+    dtype = quick_dtype()
+    net = net.to(dtype).to(memory_format=torch.channels_last)
     if name == "squeezenet":
         below, above = net.features, net.classifier
     else:
@@ -137,7 +140,7 @@ def counted(name: NetworkName, net: nn.Module) -> CountedNetwork:
             scores: Tensor = net._fc(maps.mean(dim=(2, 3)))
             return scores
 
-    return CountedNetwork(below, above, net, torch.bfloat16, black(name))
+    return CountedNetwork(below, above, net, dtype, black(name))
 
 
 def _transformer(

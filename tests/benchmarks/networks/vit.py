@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.records import RESULTS
 
 CLASSES = (
@@ -113,12 +113,13 @@ def train(data: Path, *, n_epochs: int, seed: int) -> tuple[nn.Module, float]:
     n_steps = n_epochs * (len(images) // 128)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, n_steps)
+    dtype = quick_dtype()
     for epoch in range(n_epochs):
         start, total = time.perf_counter(), 0.0
         order = torch.randperm(len(images), generator=generator)
         for batch in order.split(128)[: len(images) // 128]:
             x = augmented(images[batch], generator)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
                 logits = net(x)
             loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.1)
             optimizer.zero_grad()
@@ -179,6 +180,7 @@ def main() -> None:
         "accuracy_on_5000_test_images": right,
         "epochs": arguments.epochs,
         "seed": arguments.seed,
+        "dtype": str(quick_dtype()).removeprefix("torch."),
         "parameters": sum(p.numel() for p in net.parameters()),
         "versions": versions(),
         "machine": machine(),

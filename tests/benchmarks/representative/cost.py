@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_margin.attr import RepresentativeInterpretation
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.representative.models import Task, load_task, mnist_net
 
@@ -269,7 +269,7 @@ def main() -> None:
         "seed": SEED,
         "seconds": "CPU time of the process, median of alternating runs",
         "repeats": options.repeats,
-        "trunks": "cats_dogs: SqueezeNet, bfloat16; the others float32",
+        "trunks": f"cats_dogs: SqueezeNet, {quick_dtype()}; the others float32",
         "versions": versions(),
     }
     options.out.parent.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from tests.benchmarks.machine import quick_dtype
 from tests.benchmarks.networks.trained import plain_network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,8 +42,8 @@ CHUNK = 16
 class LayeredNet(nn.Module):
     """A trunk, the layer ``feature_map`` (B, K, h, w) in float32, and a head.
 
-    A trunk in bfloat16 halves the price of SqueezeNet on a CPU, for all methods alike;
-    everything from the layer upwards is float32.
+    A trunk in bfloat16 halves the price of SqueezeNet on a CPU that multiplies in it,
+    for all methods alike; everything from the layer upwards is float32.
     """
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
@@ -197,21 +198,21 @@ def _from_zip(archive: Path, cache: Path, side: int) -> tuple[Tensor, Tensor]:
 
 
 def squeezenet_trunk(data: Path) -> nn.Module:
-    """SqueezeNet's ``features`` in bfloat16, with ImageNet weights: (B, 512, h, w)."""
+    """SqueezeNet's ``features``, quick, with ImageNet weights: (B, 512, h, w)."""
     import torchvision
 
     net = torchvision.models.squeezenet1_0()
     weights = data / "models" / "squeezenet1_0_imagenet.pt"
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return net.features.eval().bfloat16()  # type: ignore[no-any-return]
+    return net.features.eval().to(quick_dtype())  # type: ignore[no-any-return]
 
 
 class EfficientNetTrunk(nn.Module):
-    """EfficientNet-Lite0 below its mean over the map, in bfloat16: (B, 1280, h, w)."""
+    """EfficientNet-Lite0 below its mean over the map, quick: (B, 1280, h, w)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = plain_network("efficientnet").bfloat16()
+        self.net = plain_network("efficientnet").to(quick_dtype())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net.extract_features(x)  # type: ignore[no-any-return]
@@ -282,6 +283,7 @@ def _train_net(task: Task, labels: Tensor, batch: int = 128) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=4e-3, total_steps=n_epochs * n_steps
     )
+    lower = quick_dtype() != torch.float32
     for epoch in range(n_epochs):
         order = torch.randperm(len(labels))[: n_steps * batch].view(n_steps, batch)
         total = 0.0
@@ -289,7 +291,7 @@ def _train_net(task: Task, labels: Tensor, batch: int = 128) -> None:
             x = task.normalize(task.train_images[chosen])
             if colour:
                 x = _jitter(x)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=lower):
                 logits = model(x)
             loss = cross_entropy(logits.float(), labels[chosen])
             optimizer.zero_grad()

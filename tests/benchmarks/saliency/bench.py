@@ -40,7 +40,7 @@ from torch import Tensor
 
 from captum_margin._version import versions as of_packages
 from captum_margin.metrics import average_drop, insertion_deletion
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.networks.trained import (
     NETWORKS,
     TITLES,
@@ -59,8 +59,8 @@ UNCHANGED = ("LayerGradCam", "centre")
 MAIN = "insertion_minus_deletion"
 PAIRED = (MAIN, "drop_keep20")
 MODELS: dict[NetworkName, str] = {
-    "squeezenet": "squeezenet1_0, ImageNet weights, bfloat16 forward passes",
-    "efficientnet": "efficientnet-lite0, ImageNet weights, bfloat16 forward passes",
+    "squeezenet": "squeezenet1_0, ImageNet weights, {} forward passes",
+    "efficientnet": "efficientnet-lite0, ImageNet weights, {} forward passes",
     "vit": "vision transformer of results/vit.json, float32",
 }
 Records = dict[str, dict[str, dict[str, float]]]  # of methods, pictures and measures
@@ -173,7 +173,7 @@ def report(cache: Path, out: Path) -> None:
     for network, records in found.items():
         rows = best_first(rows_of(records))
         networks[network] = {
-            "model": MODELS[network],
+            "model": MODELS[network].format(quick_dtype()),
             "photographs": sorted(records[MAIN_ROW]),
             "methods": rows,
         }

@@ -46,6 +46,15 @@ def saliency_many() -> str:
     return _table(_best_first(record), (DIFFERENCE, "paired", "drop_keep20"), record)
 
 
+def saliency_deletion() -> str:
+    """What ``deletion=True`` adds, where it was measured, beside the best peers."""
+    record = "saliency_deletion"
+    names = [
+        name for name in ROWS if any(name in r for r in _networks(record).values())
+    ]
+    return _table(names, (DIFFERENCE, "insertion", "deletion"), record)
+
+
 def saliency_parts() -> str:
     """Insertion and deletion apart, and the paired differences to our default."""
     return _table(_best_first("saliency"), ("insertion", "deletion", "paired"))

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.benchmarks.machine import machine, versions
+from tests.benchmarks.machine import machine, quick_dtype, versions
 from tests.benchmarks.networks.trained import (
     NETWORKS,
     NetworkName,
@@ -241,7 +241,8 @@ def report(cache: Path, out: Path) -> None:
         + " ".join(parameters),
         "seed": 0,
         "models": "squeezenet1_0 and efficientnet-lite0, ImageNet weights: trunk "
-        "bfloat16, classifier float32; the vision transformer of results/vit.json",
+        f"{quick_dtype()}, classifier float32; the vision transformer of "
+        "results/vit.json",
         "randomised": "the initialisation before training; batch norm, where there is, "
         "with the statistics of the references",
         "stages": STAGES,

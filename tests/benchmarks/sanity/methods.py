@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tests.benchmarks.machine import quick_dtype
 from tests.benchmarks.networks.trained import (
     CountedNetwork,
     NetworkName,
@@ -175,7 +176,7 @@ class _Features(nn.Module):
 
 
 def layered(name: NetworkName, net: nn.Module) -> Layered:
-    """A network with its ``feature_map``: below it bfloat16, above it float32.
+    """A network with its ``feature_map``: below it in the quick type, above it float32.
 
     The transformer is float32 throughout.
     """
@@ -183,9 +184,9 @@ def layered(name: NetworkName, net: nn.Module) -> Layered:
         return counted(name, net)
     trunk: nn.Module
     if name == "squeezenet":
-        trunk, head = net.features.bfloat16(), nn.Sequential(net.classifier)
+        trunk, head = net.features.to(quick_dtype()), nn.Sequential(net.classifier)
     else:
-        trunk = _Features(net.bfloat16())
+        trunk = _Features(net.to(quick_dtype()))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), net._fc.float())
     return LayeredNet(trunk, head.append(nn.Flatten())).eval()
 
