@@ -304,7 +304,8 @@ def deletion_prose():
         return number(-paired["mean"], 3, paired["standard_error"]).text
 
     yield (
-        f"it has {cell('vit', 'deletion-800')}, SHAP Partition "
+        f"on {n['vit']} pictures of the transformer it has "
+        f"{cell('vit', 'deletion-800')}, SHAP Partition "
         f"{cell('vit', 'SHAP-800')}, deletion {cell('vit', 'deletion-800', 'deletion')}"
         f" and {cell('vit', 'SHAP-800', 'deletion')}"
     )
@@ -324,6 +325,11 @@ def deletion_prose():
         f"{two('vit', 'deletion-100-gradcam', 'MarginSaliency-100-gradcam')} (RISE's "
         f"800: {cell('vit', 'RISE-800')})"
     )
+    drops = [
+        number(record["vit"]["methods"][name]["metrics"]["drop_keep20"]["mean"], 2).text
+        for name in pair
+    ]
+    yield f"average drop is not lower ({' against '.join(drops)})"
     yield (
         f"On SqueezeNet it adds {gain('squeezenet')} and on EfficientNet "
         f"{gain('efficientnet')}"

@@ -52,7 +52,8 @@ def saliency_deletion() -> str:
     names = [
         name for name in ROWS if any(name in r for r in _networks(record).values())
     ]
-    return _table(names, (DIFFERENCE, "insertion", "deletion"), record)
+    keys = (DIFFERENCE, "insertion", "deletion", "drop_keep20")
+    return _table(names, keys, record)
 
 
 def saliency_parts() -> str:
