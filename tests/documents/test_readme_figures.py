@@ -303,12 +303,6 @@ def deletion_prose():
         paired = record[network]["methods"][name]["paired"]["insertion_minus_deletion"]
         return number(-paired["mean"], 3, paired["standard_error"]).text
 
-    yield (
-        f"on {n['vit']} pictures of the transformer it has "
-        f"{cell('vit', 'deletion-800')}, SHAP Partition "
-        f"{cell('vit', 'SHAP-800')}, deletion {cell('vit', 'deletion-800', 'deletion')}"
-        f" and {cell('vit', 'SHAP-800', 'deletion')}"
-    )
     pair = "deletion-800", "MarginSaliency"
     yield (
         f"to the transformer's 800 passes ({two('vit', *pair)}; deletion "
@@ -551,6 +545,27 @@ def words():
 @pytest.mark.parametrize("said", [*prose()])
 def test_figures_of_the_prose(said):
     assert said in words(), "the records say so, the page does not"
+
+
+def test_figures_of_deletion_on_the_front_page():
+    networks = load("saliency_deletion")["networks"]
+    n = {name: len(found["photographs"]) for name, found in networks.items()}
+    methods = networks["vit"]["methods"]
+
+    def two(key):
+        return [
+            number(methods[name]["metrics"][key]["mean"], 3).text
+            for name in ("deletion-800", "SHAP-800")
+        ]
+
+    (ours, theirs), deletion = two("insertion_minus_deletion"), two("deletion")
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"on {n['vit']} pictures of the transformer it has {ours}, SHAP Partition "
+        f"{theirs}, deletion {deletion[0]} and {deletion[1]}"
+    ) in text
+    assert n["squeezenet"] + n["efficientnet"] == 5
+    assert "it was measured on five photographs only" in text
 
 
 def test_figures_of_the_mistakes_of_people():
