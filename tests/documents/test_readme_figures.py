@@ -561,8 +561,8 @@ def test_figures_of_deletion_on_the_front_page():
     (ours, theirs), deletion = two("insertion_minus_deletion"), two("deletion")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"on {n['vit']} pictures of the transformer it has {ours}, SHAP Partition "
-        f"{theirs}, deletion {deletion[0]} and {deletion[1]}"
+        f"on {n['vit']} pictures of the transformer, trained anew, it has {ours}, SHAP "
+        f"Partition {theirs}, deletion {deletion[0]} and {deletion[1]}"
     ) in text
     assert n["squeezenet"] + n["efficientnet"] == 5
     assert "it was measured on five photographs only" in text
