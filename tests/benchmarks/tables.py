@@ -137,11 +137,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_MANY} --report --out tests/benchmarks/results/saliency_many.json",
     ),
     "saliency_deletion": (
-        f"{_DELETION} --networks vit --methods MarginSaliency MarginSaliency-200 "
-        "MarginSaliency-100-gradcam deletion-800 deletion-200 deletion-100-gradcam "
-        "SHAP-800 RISE-800 AttnLRP LayerGradCam",
-        f"{_DELETION} --networks squeezenet efficientnet --photographs 12 --methods "
-        "MarginSaliency deletion-800 MarginSaliency-200 deletion-200",
+        f"{_DELETION} --networks vit --photographs 60 --methods MarginSaliency "
+        "MarginSaliency-200 MarginSaliency-100-gradcam deletion-800 deletion-200 "
+        "deletion-100-gradcam SHAP-800 RISE-800 AttnLRP LayerGradCam",
+        f"{_DELETION} --networks squeezenet efficientnet --photographs 3 --methods "
+        "MarginSaliency deletion-800",
         f"{_DELETION} --report --out tests/benchmarks/results/saliency_deletion.json",
     ),
     "coalition": (

@@ -126,9 +126,9 @@ def _next_deleting(scores: Tensor, kinds: Tensor, share: float) -> float:
         kinds (Tensor): Which unions delete, (N,).
         share (float): What it was, and stays where nothing is to be seen.
     """
-    delete = kinds == 1
     if share == 0 or scores.max() == scores.min():
         return share
+    delete = kinds == 1
     deleted = scores[delete] if delete.any() else scores
     above = float(scores.max() - scores[~delete].mean())
     below = float(deleted.mean() - scores.min())

@@ -49,6 +49,7 @@ from tests.benchmarks.networks.trained import (
     picture,
     pictures,
 )
+from tests.benchmarks.networks.vit import record_name
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.methods import CHUNK, Photograph, superpixels
 from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS
@@ -61,7 +62,7 @@ PAIRED = (MAIN, "drop_keep20")
 MODELS: dict[NetworkName, str] = {
     "squeezenet": "squeezenet1_0, ImageNet weights, {} forward passes",
     "efficientnet": "efficientnet-lite0, ImageNet weights, {} forward passes",
-    "vit": "vision transformer of results/vit.json, float32",
+    "vit": f"vision transformer of results/{record_name()}.json, float32",
 }
 Records = dict[str, dict[str, dict[str, float]]]  # of methods, pictures and measures
 

@@ -21,8 +21,8 @@ __all__ = ["FocusedUnions"]
 # Chosen between values tried on tuning photographs (bumps of 1, 1.25, 1.5 and 2 cells).
 _CELLS_A_BUMP = 1.25  # width of the field's bumps
 _SOFTNESS = 0.2  # standard deviations of the field from inside to outside
-# Smallest and largest share of the image that unions keep, and what is kept of it where
-# they delete: with more than half of what the map points at gone no score is left.
+# Smallest and largest share of the image that unions keep, and what they leave of it
+# where they delete: with more than half of an image gone little of a score is left.
 _SIZES = (0.05, 0.9)
 _SIZES_OF_DELETION = (0.5, 0.97)
 _GOLDEN = (5**0.5 - 1) / 2
