@@ -5,13 +5,12 @@ import doctest
 import functools
 import importlib
 import os
-import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
-import captum_margin
+from tests.helpers.modules import module_names
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -20,16 +19,8 @@ TROUBLESHOOTING = ROOT / "tutorials" / "troubleshooting.md"
 COMMANDS = ("pip install . && captum-margin demo", 'pip install ".[test]" && pytest')
 NOTEBOOK_SECONDS = 110
 
-MODULE_NAMES = [
-    "captum_margin",
-    *(
-        module.name
-        for module in pkgutil.walk_packages(captum_margin.__path__, "captum_margin.")
-    ),
-]
 
-
-@pytest.mark.parametrize("name", MODULE_NAMES)
+@pytest.mark.parametrize("name", module_names())
 def test_examples_of_docstrings(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(

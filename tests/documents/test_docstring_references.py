@@ -3,21 +3,13 @@
 import ast
 import importlib
 import inspect
-import pkgutil
 import re
 
 import pytest
 
-import captum_margin
+from tests.helpers.modules import module_names
 
 ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):`~?([\w.]+)`")
-MODULES = [
-    "captum_margin",
-    *(
-        module.name
-        for module in pkgutil.walk_packages(captum_margin.__path__, "captum_margin.")
-    ),
-]
 
 
 def references(source):
@@ -64,7 +56,7 @@ def is_there(module, owner, name):
         return False
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", module_names())
 def test_references_lead_somewhere(module):
     module = importlib.import_module(module)
     found = references(inspect.getsource(module))

@@ -5,18 +5,17 @@ import doctest
 import functools
 import importlib
 import inspect
-import pkgutil
 import re
 
 import pytest
 
-import captum_margin
 from tests.helpers.docstring_rules import (
     complaints,
     documentation,
     is_documented_kind,
     is_public,
 )
+from tests.helpers.modules import module_names
 
 PACKAGES = ["", ".attr", ".influence", ".metrics", ".neighbors", ".scale", ".signal"]
 PACKAGES += [".viz"]
@@ -165,6 +164,4 @@ def test_doctest_sees_every_example():
 
 
 def walk_modules():
-    yield captum_margin
-    for found in pkgutil.walk_packages(captum_margin.__path__, "captum_margin."):
-        yield importlib.import_module(found.name)
+    return map(importlib.import_module, module_names())

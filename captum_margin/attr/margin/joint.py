@@ -50,7 +50,8 @@ _NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 class JointEvidence:
     """Gathers rounds of unions of one image, and gives the map that explains them.
 
-    What is solved is small: in float64 on the CPU, whatever the masks are.
+    What is kept are sums, and what is solved is small: in float64 on the CPU, whatever
+    the masks are. Memory: O(D^2) for D fields, 40 to 500, however many the unions.
 
     Args:
         shape (tuple[int, ...]): Patches along each axis of space, P in all.
@@ -78,9 +79,13 @@ class JointEvidence:
         if prior is not None:
             self.prior = self._coefficients(prior.to("cpu", torch.float64))
         self._high_pass = HighPass("random_walk")
-        self._filtered: list[Tensor] = []
-        self._unfiltered: list[Tensor] = []
-        self._sizes: list[Tensor] = []
+        n_fields = math.prod(axis.shape[1] for axis in self.axes)
+        self._n_unions = 0
+        # Sums over unions of products of the score and the fields: with each other when
+        # filtered, and with the size when not.
+        self._filtered = torch.zeros(1 + n_fields, 1 + n_fields, dtype=torch.float64)
+        self._by_size = torch.zeros(1 + n_fields, dtype=torch.float64)
+        self._sizes = torch.zeros((), dtype=torch.float64)
 
     def add(
         self, scores: Tensor, presence: Tensor, sizes: Tensor, kinds: Tensor
@@ -96,7 +101,7 @@ class JointEvidence:
         Returns:
             Tensor: The filtered scores, (N,), float64, on the CPU.
 
-        Cost: O(N * P) time, O(N * D) memory for D fields, 40 to 500.
+        Cost: O(N * (P + D^2)) time for D fields.
         """
         scores, sizes = scores.to("cpu", torch.float64), sizes.to("cpu", torch.float64)
         axes = [axis.T.to(presence) for axis in self.axes]
@@ -122,9 +127,11 @@ class JointEvidence:
         raw = torch.cat([scores[:, None], features], dim=1)
         edge_index, edge_weight = knn_graph_1d(sizes, n_neighbors)
         filtered: Tensor = self._high_pass(raw, edge_index, edge_weight)
-        self._filtered.append(filtered)
-        self._unfiltered.append(raw - raw.mean(dim=0))
-        self._sizes.append(sizes - sizes.mean())
+        sizes = sizes - sizes.mean()
+        self._n_unions += len(sizes)
+        self._filtered += filtered.T @ filtered
+        self._by_size += sizes @ raw
+        self._sizes += sizes @ sizes
         return filtered[:, 0]
 
     def evidence(self, standard_errors: float = 0.0) -> Tensor:
@@ -138,25 +145,24 @@ class JointEvidence:
                 patch: what is then above zero is evidence beyond them, and the order
                 of the patches is what it was. Default: 0.0
 
-        Cost: O((N + D + P) * D^2) time for D fields, 40 to 500.
+        Cost: O((D + P) * D^2) time for D fields.
         """
-        filtered = torch.cat(self._filtered)
-        scores, features = filtered[:, 0], filtered[:, 1:]
-        if not scores.any():
-            return features.new_zeros(math.prod(self.shape))
-        fit = _ridge(scores, features)
+        energy, crossed = self._filtered[0, 0], self._filtered[1:, 0]
+        fields = self._filtered[1:, 1:]
+        if energy == 0:
+            return fields.new_zeros(math.prod(self.shape))
+        fit = _ridge(self._n_unions, energy, crossed, fields)
         if self.prior is None:
-            coefficients = fit(scores[:, None])[:, 0]
+            coefficients = fit(crossed[:, None])[:, 0]
         else:
-            both = torch.stack([scores, features @ self.prior], dim=1)
+            both = torch.stack([crossed, fields @ self.prior], dim=1)
             told, told_of_prior = fit(both).T
             confirmed = _slope(self._field(told), self._field(told_of_prior))
             coefficients = told + confirmed * (self.prior - told_of_prior)
         # What all patches have in common is filtered away; how much the unions gain by
         # their size, beyond what the map says, puts it back.
-        unfiltered, sizes = torch.cat(self._unfiltered), torch.cat(self._sizes)
-        rest = unfiltered[:, 0] - unfiltered[:, 1:] @ coefficients
-        common = (sizes @ rest) / sizes.square().sum()
+        rest = self._by_size[0] - self._by_size[1:] @ coefficients
+        common = rest / self._sizes
         field = self._field(coefficients) + common
         if standard_errors:
             field -= standard_errors * self._standard_error(fit).square().mean().sqrt()
@@ -211,38 +217,45 @@ class _Ridge(NamedTuple):
     """Ridge regressions with as much noise as the scores seem to have.
 
     Args:
-        features (Tensor): (N, D).
         vectors (Tensor): Of the features' Gram matrix, in columns, (D, D).
         shrunk (Tensor): What divides along each of them, (D,).
         variances (Tensor): Of the coefficient along each of them, (D,).
     """
 
-    features: Tensor
     vectors: Tensor
     shrunk: Tensor
     variances: Tensor
 
-    def __call__(self, targets: Tensor) -> Tensor:
-        """Coefficients (D, T) of the features that explain targets (N, T)."""
-        turned = self.vectors.T @ (self.features.T @ targets)
+    def __call__(self, crossed: Tensor) -> Tensor:
+        """Coefficients (D, T) of features that explain T targets.
+
+        Args:
+            crossed (Tensor): Sums of products of features and targets, (D, T).
+        """
+        turned = self.vectors.T @ crossed
         coefficients: Tensor = self.vectors @ (self.shrunk[:, None] * turned)
         return coefficients
 
 
-def _ridge(scores: Tensor, features: Tensor) -> _Ridge:
-    """The regression that fits scores (N,), not all 0, by features (N, D)."""
-    n_unions, n_features = features.shape
-    square = features.square().sum(dim=1).mean()  # the energy of a union's fields
-    values, vectors = torch.linalg.eigh(features.T @ features / square)
+def _ridge(n_unions: int, energy: Tensor, crossed: Tensor, gram: Tensor) -> _Ridge:
+    """The regression that fits scores by features.
+
+    Args:
+        n_unions (int): N.
+        energy (Tensor): Sum of the scores' squares, above 0.
+        crossed (Tensor): Sums of products of features and scores, (D,).
+        gram (Tensor): And of features with each other, (D, D).
+    """
+    square = gram.trace() / n_unions  # the energy of a union's fields
+    values, vectors = torch.linalg.eigh(gram / square)
     noises = torch.tensor(_NOISES).to(values)[:, None]
     noisy = values.clamp(min=0) + noises  # (L, D)
-    turned = (vectors.T @ (features.T @ scores)).square() / square
+    turned = (vectors.T @ crossed).square() / square
     explained = (turned / noisy).sum(dim=1)
-    energy = scores.square().sum()
     left = (1 - explained / energy) / noises[:, 0]
     # The logarithm of the likelihood, with the most likely tau, but for a constant.
-    spread = noisy.log().sum(dim=1) + (n_unions - n_features) * noises[:, 0].log()
+    spread = noisy.log().sum(dim=1) + (n_unions - len(crossed)) * noises[:, 0].log()
     likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
     tau = left * energy / n_unions
     variances = likely @ (tau[:, None] * noises / noisy) / square
-    return _Ridge(features, vectors, likely @ (1 / noisy) / square, variances)
+    return _Ridge(vectors, likely @ (1 / noisy) / square, variances)

@@ -188,17 +188,19 @@ def test_parts_that_are_enough_alone_are_all_found():
 
 
 def test_what_is_above_zero_stands_out_of_the_noise():
-    # Scores that have nothing to do with what is shown, but always the same.
-    def noise(images):
-        return (images.sum(dim=(1, 2, 3)) * 1e4).sin()
+    # Scores that have nothing to do with what is shown, nor with its last bits.
+    generator = torch.Generator().manual_seed(0)
 
-    x = models.images(4)
+    def noise(images):
+        return torch.randn(len(images), generator=generator, dtype=images.dtype)
+
+    x = models.images(8)
     options = {"target": None, "softmax": False, "n_evaluations": 200}
-    with pytest.warns(UserWarning, match="in example 1 speaks for the target beyond"):
+    with pytest.warns(UserWarning, match="in example 7 speaks for the target beyond"):
         found = explain(noise, x, **options)
-    assert (found > 0).double().mean() < 0.25
+    assert (found > 0).double().mean() < 0.1
     # What is not above zero still has an order.
-    assert found[1].max() <= 0 and found[1, 0].unique().numel() > 100
+    assert found[7].max() < 0 and found[7, 0].unique().numel() > 100
     # Of a model with a part that counts most of the map is noise too.
     planted = models.Planted((slice(8, 14), slice(8, 14)))
     found = explain(planted, x, target=0, n_evaluations=400)
