@@ -101,11 +101,12 @@ class MarginSaliency(PerturbationAttribution):
       presence: how much a union gains over unions of its size by holding u
       (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On
       images, series and volumes the unions are soft, of smooth random fields, and come
-      in four rounds, of which each later one varies the map drawn so far; one smooth
-      map is fitted to the filtered scores of all, and its standard error taken off.
+      in four rounds, of which each later one keeps, or deletes, variations of the map
+      drawn so far; one smooth map is fitted to the filtered scores of all, and its
+      standard error taken off.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``, which takes
-      the first rounds' place.
+      the first round's place.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.
@@ -161,7 +162,7 @@ class MarginSaliency(PerturbationAttribution):
         paper: bool = False,
         softmax: bool = True,
         prior: Tensor | Literal["gradcam"] | None = None,
-        deletion: bool = False,
+        deletion: bool = True,
         seed: int = 0,
         return_details: bool = False,
     ) -> (
@@ -230,10 +231,10 @@ class MarginSaliency(PerturbationAttribution):
                 contradict of a prior is dropped. With one 100 evaluations are a good
                 budget. Default: None
             deletion (bool, optional): Whether the later rounds of soft unions also
-                delete what the map points at, where the score has room to fall, and not
-                only keep it: the map then tells better what the model cannot do
-                without. It helps most where a score lasts, as among few classes, see
-                the benchmarks. Default: False
+                delete what the map points at, as far as the score has room to fall: the
+                map then tells what the model cannot do without, beside what is enough
+                for it. If False they only keep it; where there are no rounds it says
+                nothing. Default: True
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
             return_details (bool, optional): Also returns how the maps came about.
@@ -263,8 +264,7 @@ class MarginSaliency(PerturbationAttribution):
                 regions cannot be made of the inputs, or inputs or outputs hold NaN or
                 infinity. If a prior is constant, not finite, of another shape, or given
                 where there are no soft unions of images, or the model has no layer of
-                maps for ``"gradcam"``. If ``deletion`` is asked for where there are no
-                rounds of soft unions.
+                maps for ``"gradcam"``.
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
@@ -315,9 +315,6 @@ class MarginSaliency(PerturbationAttribution):
         warn_of_training(self.forward_func)
         scores = scorer.unmasked()
         partitions = self._partitions(formatted, feature_mask, domain)
-        if deletion:
-            in_rounds = prior is not None or n_evaluations > MIN_VARIED
-            _check_place_of_deletion(partitions is None and in_rounds)
         priors = None
         if prior is not None:
             check_place_of_prior(partitions is None and formatted[0].dim() == 4)
@@ -411,15 +408,6 @@ def _check_options(domain: str, sided: str) -> None:
         raise ValueError(f"expected domain 'unions' or 'regions' (got {domain!r})")
     if sided not in ("both", "above", "below"):
         raise ValueError(f"expected sided 'both', 'above' or 'below' (got {sided!r})")
-
-
-def _check_place_of_deletion(rounds_of_soft_unions: bool) -> None:
-    if not rounds_of_soft_unions:
-        raise ValueError(
-            "expected deletion only with domain='unions', without feature_mask and "
-            f"segmentation_func, of images, series or volumes, and {MIN_VARIED + 1} "
-            "n_evaluations or a prior: only there a map is drawn in rounds"
-        )
 
 
 def _segmented(

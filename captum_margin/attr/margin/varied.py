@@ -19,13 +19,12 @@ from captum_margin.signal import influence
 __all__ = ["explain_by_varied_unions"]
 
 # Of each round, between which weights the map stands against the random fields. First
-# there is no map; then it is rough, and followed from not at all to closely.
+# there is no map; then it is rough, and followed from not at all to closely. A prior
+# takes the first round's place: it may be as rough.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Share of the unions that delete what the map points at instead of keeping it: of a
 # prior's first round, and the most of all others, which follow the scores.
 _DELETING, _MOST_DELETING = 1 / 3, 1 / 2
-# A prior takes the place of the first two rounds' map.
-_STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
@@ -44,7 +43,7 @@ def explain_by_varied_unions(
     progress: tqdm[Any],
     priors: Tensor | None = None,
     *,
-    deletion: bool = False,
+    deletion: bool,
 ) -> list[ExampleMaps]:
     """Explains images by soft unions, in rounds of like number.
 
@@ -56,8 +55,7 @@ def explain_by_varied_unions(
         progress (tqdm): Told of every masked copy.
         priors (Tensor, optional): A map of each image to begin with, on its patches,
             (B, P), none of them constant. Default: None
-        deletion (bool, optional): Whether some unions delete what the map points at.
-            Default: False
+        deletion (bool): Whether some unions delete what the map points at.
     """
     (images,) = scorer.inputs
     size = tuple(images.shape[2:])
@@ -66,7 +64,7 @@ def explain_by_varied_unions(
         n / pixels * side
         for n, pixels, side in zip(shape, size, cell_sides(size), strict=True)
     )
-    strengths = _STRENGTHS if priors is None else _STRENGTHS_OF_PRIOR
+    strengths = _STRENGTHS if priors is None else _STRENGTHS[1:]
     n_rounds = max(1, min(len(strengths), n_unions // _MIN_A_ROUND))
     progress.reset(total=len(images) * n_unions)
 

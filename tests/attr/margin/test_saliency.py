@@ -111,7 +111,7 @@ def test_varied_unions_are_explained_together(
         )
     )
     before = torch.zeros(patches[0] * patches[1]) if prior is None else focus.flatten()
-    strengths = varied._STRENGTHS_OF_PRIOR if with_prior else varied._STRENGTHS
+    strengths = varied._STRENGTHS[1:] if with_prior else varied._STRENGTHS
     generator = torch.Generator().manual_seed(7)
     rounds, share = [], varied._DELETING if deletion else 0.0
     assert len(stages) == len(strengths)

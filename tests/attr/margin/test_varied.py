@@ -160,10 +160,17 @@ def test_what_cannot_be_done_without_is_found_beside_what_is_enough():
         {"feature_mask": models.tiles(24, 20, 5)[None, None]},
     ],
 )
-def test_deletion_is_refused_where_there_are_no_rounds(options):
+def test_deletion_says_nothing_where_there_are_no_rounds(options):
     x, model = models.images(), models.conv()
-    with pytest.raises(ValueError, match="expected deletion only with"):
-        explain(model, x, deletion=True, **options)
+    found = explain(model, x, **options)
+    assert torch.equal(explain(model, x, deletion=False, **options), found)
+
+
+def test_deletion_is_the_default():
+    x, model = models.images(), models.conv()
+    found = explain(model, x)
+    assert torch.equal(explain(model, x, deletion=True), found)
+    assert not torch.allclose(explain(model, x, deletion=False), found)
 
 
 def test_parts_that_are_enough_alone_are_all_found():

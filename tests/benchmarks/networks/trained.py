@@ -66,11 +66,21 @@ class CountedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.n_forward += len(x)
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        maps = self.feature_map(self.below(x).float())
-        scores = self.above(maps.to(self.dtype)).flatten(1).float()
+        if self._one_by_one(x):
+            return torch.cat([self._scores(image) for image in x.split(1)])
+        scores = self._scores(x)
         if scores.requires_grad:
             scores.register_hook(self._went_back)
         return scores
+
+    def _one_by_one(self, x: Tensor) -> bool:
+        """In float32 maps of one photograph fit the cache, which halves the time."""
+        watched = torch.is_grad_enabled() or bool(self.feature_map._forward_hooks)
+        return self.dtype == torch.float32 and x.shape[-1] > 100 and not watched
+
+    def _scores(self, x: Tensor) -> Tensor:
+        maps = self.feature_map(self.below(x).float())
+        return self.above(maps.to(self.dtype)).flatten(1).float()
 
     def _went_back(self, gradient: Tensor) -> None:
         self.n_backward += len(gradient)

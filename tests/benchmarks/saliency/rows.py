@@ -87,14 +87,8 @@ ROWS: dict[str, Method] = {
         'prior="gradcam"', n_evaluations=100, prior="gradcam"
     ),
     "MarginSaliency-paper": _ours("paper=True", paper=True),
-    "deletion-800": _ours("deletion=True", deletion=True),
-    "deletion-200": _ours("deletion=True", n_evaluations=200, deletion=True),
-    "deletion-100-gradcam": _ours(
-        'prior="gradcam", deletion=True',
-        n_evaluations=100,
-        prior="gradcam",
-        deletion=True,
-    ),
+    "keeping-800": _ours("deletion=False", deletion=False),
+    "keeping-200": _ours("deletion=False", n_evaluations=200, deletion=False),
     "CoalitionPerturbation": Method(
         "CoalitionPerturbation", methods.coalition_perturbation, "white box", own=True
     ),
