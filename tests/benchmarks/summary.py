@@ -95,7 +95,7 @@ def _image_side(
     peers = {
         _plain(labels[name]): mean
         for name, mean in means.items()
-        if not name.startswith(("Margin", "Coalition"))
+        if not name.startswith(("Margin", "Coalition", "keeping"))
     }
     return Side(what, means[ours], peers, high, 3)
 

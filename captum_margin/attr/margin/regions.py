@@ -78,7 +78,7 @@ def explain_by_regions(
             )
         )
         stage = Stage(domain, of_domain, result.influence)
-        explanations.append(ExampleMaps(maps, (stage,)))
+        explanations.append(ExampleMaps(maps, of_domain, (stage,)))
     return explanations
 
 

@@ -35,7 +35,6 @@ from captum_margin._model.segments import (
     slic_segments,
 )
 from captum_margin._whole_numbers import whole_number
-from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
     check_place_of_prior,
@@ -268,8 +267,9 @@ class MarginSaliency(PerturbationAttribution):
 
         Cost: ``n_evaluations`` forward passes an example. Beside them about 1 ms a
         pass at 224 x 224 on one CPU core, and memory for a few chunks of masked copies
-        and, for each example, N * 4096 numbers (soft unions) or N * U (regions),
-        whatever the size of the image.
+        and, for each example, N * 1024 numbers (soft unions, of one round at a time;
+        N * 4096 with ``return_details``) or N * U (regions), whatever the size of the
+        image.
 
         Examples::
 
@@ -331,6 +331,7 @@ class MarginSaliency(PerturbationAttribution):
                 domain=domain,
                 priors=priors,
                 deletion=deletion,
+                keep_stages=return_details,
                 n_copies=n_evaluations - 1 - n_passes_of_prior(prior),
                 signed=signed,
                 sided=sided,
@@ -340,7 +341,8 @@ class MarginSaliency(PerturbationAttribution):
                 progress=progress,
             )
         maps = _assemble(explanations, formatted, signed)
-        _warn_of_empty_maps(explanations)
+        in_rounds = priors is not None or n_evaluations > MIN_VARIED
+        _warn_of_empty_maps(explanations, partitions is None and in_rounds)
         scorer.watch.warn(stacklevel=3)
         attributions = format_output(is_tuple, maps)
         if not return_details:
@@ -361,7 +363,7 @@ class MarginSaliency(PerturbationAttribution):
             scores=scores,
             stages=tuple(explanation.stages for explanation in explanations),
             segments=None if partitions is None else tuple(partitions),
-            n_forward=n_before + max(map(_n_copies, explanations)),
+            n_forward=n_before + max(len(found.scores) for found in explanations),
             settings=settings,
         )
 
@@ -443,6 +445,7 @@ def _explain(
     domain: str,
     priors: Tensor | None,
     deletion: bool,
+    keep_stages: bool,
     n_copies: int,
     signed: bool,
     sided: Sided,
@@ -468,7 +471,14 @@ def _explain(
         if priors is None and n_copies < MIN_VARIED:
             return explain_by_tents(scorer, n_copies, seed, dtype, progress)
         return explain_by_varied_unions(
-            scorer, n_copies, seed, dtype, progress, priors, deletion=deletion
+            scorer,
+            n_copies,
+            seed,
+            dtype,
+            progress,
+            priors,
+            deletion=deletion,
+            keep_stages=keep_stages,
         )
     return explain_by_region_unions(scorer, partitions, n_copies, seed, dtype, progress)
 
@@ -496,9 +506,11 @@ def _assemble(
     return tuple(maps)
 
 
-def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
+def _warn_of_empty_maps(
+    explanations: list[ExampleMaps], less_standard_errors: bool
+) -> None:
     for example, explanation in enumerate(explanations):
-        scores = torch.cat([stage.scores for stage in explanation.stages])
+        scores = explanation.scores
         zero = not any(bool(of_input.any()) for of_input in explanation.maps)
         if zero and scores.max() == scores.min():
             warnings.warn(
@@ -508,7 +520,7 @@ def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
                 "softmax (softmax=False)",
                 stacklevel=2,
             )
-        elif isinstance(explanation.stages[0].domain, FocusedUnions) and all(
+        elif less_standard_errors and all(
             bool((of_input <= 0).all()) for of_input in explanation.maps
         ):
             warnings.warn(
@@ -518,7 +530,3 @@ def _warn_of_empty_maps(explanations: list[ExampleMaps]) -> None:
                 "the target is the class you mean",
                 stacklevel=2,
             )
-
-
-def _n_copies(explanation: ExampleMaps) -> int:
-    return sum(len(stage.scores) for stage in explanation.stages)

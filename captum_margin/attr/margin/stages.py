@@ -31,8 +31,11 @@ class ExampleMaps(NamedTuple):
     Args:
         maps (tuple[Tensor, ...]): One map an input, broadcastable to its shape without
             the batch axis.
-        stages (tuple[Stage, ...]): The rounds, in order.
+        scores (Tensor): The model's score of every masked copy, (N,).
+        stages (tuple[Stage, ...]): The rounds, in order. None where they are large and
+            nobody asked for them.
     """
 
     maps: tuple[Tensor, ...]
+    scores: Tensor
     stages: tuple[Stage, ...]

@@ -55,7 +55,10 @@ def explain_by_tents(
     progress.reset(total=len(images) * n_unions)
     scores = scorer.masked([(i, tents) for i in range(len(images))], progress)
     found = [_evidence(tents, of_example, dtype) for of_example in scores]
-    return [ExampleMaps((_map(evidence, size),), (stage,)) for evidence, stage in found]
+    return [
+        ExampleMaps((_map(evidence, size),), stage.scores, (stage,))
+        for evidence, stage in found
+    ]
 
 
 def _map(evidence: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -135,6 +138,7 @@ def explain_by_region_unions(
                 torch.stack(of_input).mean(dim=0)
                 for of_input in zip(*(maps for maps, _ in scales), strict=True)
             ),
+            torch.cat([stage.scores for _, stage in scales]),
             tuple(stage for _, stage in scales),
         )
         for scales in found

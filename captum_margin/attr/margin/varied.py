@@ -44,6 +44,7 @@ def explain_by_varied_unions(
     priors: Tensor | None = None,
     *,
     deletion: bool,
+    keep_stages: bool,
 ) -> list[ExampleMaps]:
     """Explains images by soft unions, in rounds of like number.
 
@@ -56,6 +57,8 @@ def explain_by_varied_unions(
         priors (Tensor, optional): A map of each image to begin with, on its patches,
             (B, P), none of them constant. Default: None
         deletion (bool): Whether some unions delete what the map points at.
+        keep_stages (bool): Whether the rounds are among what is returned; their unions
+            take N * P numbers an image.
     """
     (images,) = scorer.inputs
     size = tuple(images.shape[2:])
@@ -75,6 +78,7 @@ def explain_by_varied_unions(
     # One seed for all: an example is explained alike in any batch.
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]
+    seen: list[list[Tensor]] = [[] for _ in images]
     evidence = [nothing for _ in images]
     deleting = [_DELETING if deletion else 0.0 for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
@@ -97,17 +101,20 @@ def explain_by_varied_unions(
             filtered = joint[i].add(
                 of_domain, domain.presence, domain.sizes, domain.kinds
             )
-            energy = influence(filtered).to(of_domain)
-            stages[i] = (*stages[i], Stage(domain, of_domain, energy))
+            seen[i].append(of_domain)
+            if keep_stages:
+                energy = influence(filtered).to(of_domain)
+                stages[i] = (*stages[i], Stage(domain, of_domain, energy))
             deleting[i] = _next_deleting(of_domain, domain.kinds, deleting[i])
             last = number == n_rounds - 1
             beyond = _STANDARD_ERRORS if last else 0.0
             evidence[i] = joint[i].evidence(beyond).to(nothing)
             if evidence[i].max() > evidence[i].min():
                 focus[i] = evidence[i]
+        del domains, domain  # before the next ones are drawn
     return [
-        ExampleMaps((enlarge(e.view(1, *shape), size),), of_example)
-        for e, of_example in zip(evidence, stages, strict=True)
+        ExampleMaps((enlarge(e.view(1, *shape), size),), torch.cat(scores), of_example)
+        for e, scores, of_example in zip(evidence, seen, stages, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -124,6 +125,67 @@ def test_report_has_an_entry_a_network_and_tables_a_column(
     cells = lines[2].split(" | ")
     assert (cells[2], cells[4]) == ("", "")  # not on SqueezeNet
     assert cells[3] and cells[5]
+
+
+def written(cache, **scores):
+    """Records of a later run: by row, insertion of each picture; deletion is 0."""
+    cache.mkdir()
+    for name, values in scores.items():
+        for number, value in enumerate(values):
+            record = {"insertion": value, "deletion": 0.0, "drop_keep20": 0.0}
+            record["n_forward"] = 1
+            path = cache / f"squeezenet.p{number}.{name.replace('_', '-')}.json"
+            path.write_text(json.dumps(record))
+
+
+def test_a_later_main_row_is_told_from_earlier_ones_through_what_both_have(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench, "print_table", lambda *given: None)
+    ours, rise = [0.5, 0.75, 0.25, 1.0], [0.25, 0.75, 0.0, 0.5]
+    out = tmp_path / "saliency.json"
+    written(tmp_path / "a", MarginSaliency=ours, RISE_800=rise, LayerGradCam=rise)
+    bench.report(tmp_path / "a", out)
+    newer, again = [0.75, 0.75, 0.5, 0.75], [0.5, 0.5, 0.25, 1.0]
+    later = {"MarginSaliency": newer, "keeping_800": again, "LayerGradCam": ours}
+    written(tmp_path / "b", **later)
+    bench.update(tmp_path / "b", out, "keeping-800")
+    found = json.loads(out.read_text())["networks"]["squeezenet"]
+    rows = found["methods"]
+    assert rows["MarginSaliency"]["metrics"]["insertion"]["mean"] == np.mean(newer)
+    assert rows["keeping-800"]["metrics"]["insertion"]["mean"] == np.mean(ours)
+    first = np.subtract(newer, again)  # of the later run
+    second = np.subtract(ours, rise)  # of the earlier one
+    for name, means, errors in (
+        ("keeping-800", first.mean(), [first]),
+        ("RISE-800", first.mean() + second.mean(), [first, second]),
+        ("MarginSaliency", 0.0, [0 * first]),
+    ):
+        paired = rows[name]["paired"][bench.MAIN]
+        assert paired["mean"] == pytest.approx(means)
+        error = sum(d.var(ddof=1) / 4 for d in errors) ** 0.5
+        assert paired["standard_error"] == pytest.approx(error)
+    change = np.mean(ours) - np.mean(rise)
+    assert found["later_rows"]["unchanged"]["LayerGradCam"] == pytest.approx(change)
+
+
+def test_a_later_row_is_held_to_the_main_row_of_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "print_table", lambda *given: None)
+    ours, rise = [0.5, 0.75, 0.25, 1.0], [0.25, 0.75, 0.0, 0.5]
+    out = tmp_path / "saliency.json"
+    written(tmp_path / "a", MarginSaliency=ours, RISE_800=rise)
+    bench.report(tmp_path / "a", out)
+    written(tmp_path / "b", RISE_800=ours)
+    bench.update(tmp_path / "b", out)
+    rows = json.loads(out.read_text())["networks"]["squeezenet"]["methods"]
+    paired = rows["RISE-800"]["paired"][bench.MAIN]
+    assert paired["mean"] == 0
+    assert paired["standard_error"] == pytest.approx(
+        (2 * np.var(ours, ddof=1) / 4) ** 0.5
+    )
+    written(tmp_path / "c", RISE_800=ours[:2])
+    with pytest.raises(ValueError, match="on the 4 pictures of squeezenet"):
+        bench.update(tmp_path / "c", out)
 
 
 def test_a_record_uses_the_black_of_its_network(monkeypatch):

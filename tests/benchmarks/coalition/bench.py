@@ -174,7 +174,9 @@ METHODS: dict[str, Callable[[Photograph], Tensor]] = {
         for name in ("LayerGradCam", "ScoreCAM", "Occlusion-400", "centre", "random")
     },
     "IntegratedGradients-50": integrated_gradients,
-    "MarginSaliency-400": lambda photo: margin_saliency(photo, n_evaluations=400),
+    "MarginSaliency-400": lambda photo: margin_saliency(
+        photo, n_evaluations=400, deletion=False
+    ),
 }
 DEFAULT = [
     "CoalitionPerturbation",

@@ -27,7 +27,7 @@ COALITION = {
     "ScoreCAM": "pytorch-grad-cam ScoreCAM",
     "Occlusion-400": "Captum Occlusion",
     "IntegratedGradients-50": "Captum IntegratedGradients",
-    "MarginSaliency-400": "MarginSaliency",
+    "MarginSaliency-400": "MarginSaliency, `deletion=False`",
     "centre": "blob in the centre",
 }
 BLACK_BOXES = ("ScoreCAM", "Occlusion-400", "MarginSaliency-400", "centre", "random")

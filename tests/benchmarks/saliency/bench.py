@@ -215,13 +215,20 @@ def rows_of(records: Records) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def update(cache: Path, out: Path) -> None:
+def update(cache: Path, out: Path, through: str | None = None) -> None:
     """Replaces the rows that the cache holds by those of this later run.
 
     The other rows stay, and so must the pictures. A method whose code has not
     changed shows what else has: its difference to the row it had is kept as
     ``"unchanged"``. MarginSaliency's own scores of each picture are not in the
     record, so that differences to it have the error of two independent means.
+
+    Args:
+        cache: Of the later run.
+        out: The record.
+        through: What MarginSaliency of the record was is this row of the later run,
+            and is called so from now on. Differences of MarginSaliency to rows of the
+            record are then the sum of two paired ones, to that row and from it.
     """
     record = json.loads(out.read_text())
     for network, records in load_records(cache).items():
@@ -235,22 +242,36 @@ def update(cache: Path, out: Path) -> None:
                     f"{network} in {out} (got {len(of)}); finish the run, or use "
                     "--report"
                 )
-            row = averages(of)
+        made = rows_of(records) if MAIN_ROW in records else None
+        if through is not None and made is not None:
+            rows[through] = rows.pop(MAIN_ROW)
+            for row in rows.values():
+                row["paired"] = {
+                    key: sum_of(made[through]["paired"][key], row["paired"][key])
+                    for key in PAIRED
+                }
+        for name, of in records.items():
+            row = averages(of) if made is None else made[name]
             if name in UNCHANGED:
                 metrics = rows[name]["metrics"]
                 difference = row["metrics"][MAIN]["mean"] - metrics[MAIN]["mean"]
                 later.setdefault("unchanged", {})[name] = difference
                 continue
-            ours = rows[MAIN_ROW]["metrics"]
-            row["paired"] = {
-                key: difference_of_means(ours[key], row["metrics"][key])
-                for key in PAIRED
-            }
+            if name == through:
+                continue
+            if made is None:
+                ours = rows[MAIN_ROW]["metrics"]
+                row["paired"] = {
+                    key: difference_of_means(ours[key], row["metrics"][key])
+                    for key in PAIRED
+                }
             rows[name] = row
             later[name] = {
                 "command": "python -m tests.benchmarks.saliency.bench --cache DIR "
                 f"--networks {network} --methods {name}, then --update",
-                "paired": "the standard error is that of two independent means",
+                "paired": "the standard error is that of two independent means"
+                if made is None
+                else f"to rows of the earlier run through {through}",
                 "versions": versions(),
                 "machine": machine(),
             }
@@ -287,6 +308,12 @@ def difference_of_means(a: dict[str, float], b: dict[str, float]) -> dict[str, f
     """What is known of a - b where the pairs are not."""
     error = (a["standard_error"] ** 2 + b["standard_error"] ** 2) ** 0.5
     return {"mean": a["mean"] - b["mean"], "standard_error": error}
+
+
+def sum_of(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """What is known of a + b where the pairs are not."""
+    error = (a["standard_error"] ** 2 + b["standard_error"] ** 2) ** 0.5
+    return {"mean": a["mean"] + b["mean"], "standard_error": error}
 
 
 def mean_and_error(values: list[float]) -> dict[str, float]:
@@ -333,12 +360,13 @@ def main() -> int:
     parser.add_argument("--purpose", choices=("tuning", "report"), default="report")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--through", help="what the record's MarginSaliency is now")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
     arguments = parser.parse_args()
     if arguments.report:
         report(arguments.cache, arguments.out)
     elif arguments.update:
-        update(arguments.cache, arguments.out)
+        update(arguments.cache, arguments.out, arguments.through)
     else:
         n_failed = run(
             arguments.networks,

@@ -248,7 +248,7 @@ def report(cache: Path, out: Path) -> None:
         "stages": STAGES,
         "target": "the class that the trained network predicts, for all networks",
         OWN_CLASS: "all weights random, the class that this network predicts",
-        "MarginSaliency": "n_evaluations=200",
+        "MarginSaliency": "n_evaluations=200, deletion=False",
         "RepresentativeInterpretation": "fitted anew to each network: 50 photographs, "
         "1000 training digits; own_boundary counts maps without a shared polytope; as "
         "all 50 photographs are boundaries, the seed changes nothing there",
