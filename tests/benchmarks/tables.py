@@ -52,7 +52,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": summary.summary,
     "saliency": saliency.saliency,
     "saliency-many": saliency.saliency_many,
-    "saliency-deletion": saliency.saliency_deletion,
+    "saliency-many-parts": saliency.saliency_many_parts,
     "saliency-parts": saliency.saliency_parts,
     "saliency-forms": saliency.saliency_forms,
     "saliency-corroboration": saliency.saliency_corroboration,
@@ -107,10 +107,9 @@ TABLES: dict[str, Callable[[], str]] = {
 _SALIENCY = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency"
 _MANY = (
     "python -m tests.benchmarks.saliency.bench --cache DIR/saliency_many --methods "
-    "MarginSaliency MarginSaliency-200 MarginSaliency-100-gradcam "
+    "MarginSaliency MarginSaliency-200 MarginSaliency-100-gradcam keeping-800 "
     "CoalitionPerturbation SHAP-800 RISE-800 LayerGradCam Occlusion-400 centre AttnLRP"
 )
-_DELETION = "python -m tests.benchmarks.saliency.bench --cache DIR/saliency_deletion"
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
 _PARTS = (
     "CoalitionPerturbation 'without evidence' 'without L_r' 'without L_conf' "
@@ -135,14 +134,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "saliency_many": (
         _MANY,
         f"{_MANY} --report --out tests/benchmarks/results/saliency_many.json",
-    ),
-    "saliency_deletion": (
-        f"{_DELETION} --networks vit --photographs 60 --methods MarginSaliency "
-        "MarginSaliency-200 MarginSaliency-100-gradcam deletion-800 deletion-200 "
-        "deletion-100-gradcam SHAP-800 RISE-800 AttnLRP LayerGradCam",
-        f"{_DELETION} --networks squeezenet efficientnet --photographs 3 --methods "
-        "MarginSaliency deletion-800",
-        f"{_DELETION} --report --out tests/benchmarks/results/saliency_deletion.json",
     ),
     "coalition": (
         f"{_COALITION} --photographs 40",

@@ -77,12 +77,8 @@ MAIN_ROW = "MarginSaliency"
 OF_TRANSFORMERS: tuple[NetworkName, ...] = ("vit",)
 ROWS: dict[str, Method] = {
     MAIN_ROW: _ours(),
-    "MarginSaliency-400": _ours(n_evaluations=400),
     "MarginSaliency-200": _ours(n_evaluations=200),
     "MarginSaliency-100": _ours(n_evaluations=100),
-    "MarginSaliency-200-gradcam": _ours(
-        'prior="gradcam"', n_evaluations=200, prior="gradcam"
-    ),
     "MarginSaliency-100-gradcam": _ours(
         'prior="gradcam"', n_evaluations=100, prior="gradcam"
     ),

@@ -46,14 +46,10 @@ def saliency_many() -> str:
     return _table(_best_first(record), (DIFFERENCE, "paired", "drop_keep20"), record)
 
 
-def saliency_deletion() -> str:
-    """What ``deletion=True`` adds, where it was measured, beside the best peers."""
-    record = "saliency_deletion"
-    names = [
-        name for name in ROWS if any(name in r for r in _networks(record).values())
-    ]
-    keys = (DIFFERENCE, "insertion", "deletion", "drop_keep20")
-    return _table(names, keys, record)
+def saliency_many_parts() -> str:
+    """Of the same their insertion and deletion apart."""
+    record = "saliency_many"
+    return _table(_best_first(record), ("insertion", "deletion"), record)
 
 
 def saliency_parts() -> str:
