@@ -24,10 +24,10 @@ from tests.benchmarks.saliency.agreement import measures
 from tests.benchmarks.saliency.bench import mean_and_error
 
 GRAD_CAM = "LayerGradCam"
-METHODS = ("MarginSaliency-paper", "MarginSaliency", "RISE-800", GRAD_CAM, "random")
+METHODS = ("MarginSaliency-paper", "keeping-800", "RISE-800", GRAD_CAM, "random")
 MAPS = (
     "python -m tests.benchmarks.saliency.bench --cache DIR/saliency --networks "
-    "squeezenet --photographs 8 --methods MarginSaliency-paper MarginSaliency RISE-800 "
+    "squeezenet --photographs 8 --methods MarginSaliency-paper keeping-800 RISE-800 "
     "LayerGradCam random"
 )
 
