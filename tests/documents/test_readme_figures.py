@@ -55,8 +55,7 @@ def prose():
         ("vit", "on the transformer"),
     ):
         prior, rise = (
-            scores[network, name]
-            for name in ("MarginSaliency-100-gradcam", "RISE-800")
+            scores[network, name] for name in ("MarginSaliency-100-gradcam", "RISE-800")
         )
         yield f"{before} ({prior} against {rise})"
     peers = [paired_text(networks[n]["methods"]["SHAP-800"]) for n in networks]

@@ -105,7 +105,7 @@ class MarginSaliency(PerturbationAttribution):
       standard error taken off.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``, which takes
-      the first round's place.
+      the first rounds' place.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.

@@ -19,11 +19,13 @@ from captum_margin.signal import influence
 __all__ = ["explain_by_varied_unions"]
 
 # Of each round, between which weights the map stands against the random fields. First
-# there is no map; then it is rough, and followed from not at all to closely. A prior
-# takes the first round's place: it may be as rough.
+# there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
-# The largest share of the unions that delete what the map points at.
-_MOST_DELETING = 1 / 2
+# Share of the unions that delete what the map points at instead of keeping it: of a
+# prior's first round, and the most of all others, which follow the scores.
+_DELETING, _MOST_DELETING = 1 / 3, 1 / 2
+# A prior takes the place of the first two rounds' map.
+_STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
@@ -66,7 +68,7 @@ def explain_by_varied_unions(
         n / pixels * side
         for n, pixels, side in zip(shape, size, cell_sides(size), strict=True)
     )
-    strengths = _STRENGTHS if priors is None else _STRENGTHS[1:]
+    strengths = _STRENGTHS if priors is None else _STRENGTHS_OF_PRIOR
     n_rounds = max(1, min(len(strengths), n_unions // _MIN_A_ROUND))
     progress.reset(total=len(images) * n_unions)
 
@@ -79,12 +81,17 @@ def explain_by_varied_unions(
     stages: list[tuple[Stage, ...]] = [() for _ in images]
     seen: list[list[Tensor]] = [[] for _ in images]
     evidence = [nothing for _ in images]
-    deleting: list[float | None] = [None for _ in images]
+    deleting = [_DELETING if deletion else 0.0 for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
         n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
         domains = [
             FocusedUnions(
-                map_so_far, n_of_round, size, generator, strength, share or 0.0
+                map_so_far,
+                n_of_round,
+                size,
+                generator,
+                strength,
+                share if any(strength) else 0.0,
             )
             for map_so_far, generator, share in zip(
                 focus, generators, deleting, strict=True
@@ -99,8 +106,7 @@ def explain_by_varied_unions(
             if keep_stages:
                 energy = influence(filtered).to(of_domain)
                 stages[i] = (*stages[i], Stage(domain, of_domain, energy))
-            if deletion:
-                deleting[i] = _next_deleting(of_domain, domain.kinds, deleting[i])
+            deleting[i] = _next_deleting(of_domain, domain.kinds, deleting[i])
             last = number == n_rounds - 1
             beyond = _STANDARD_ERRORS if last else 0.0
             evidence[i] = joint[i].evidence(beyond).to(nothing)
@@ -113,19 +119,18 @@ def explain_by_varied_unions(
     ]
 
 
-def _next_deleting(scores: Tensor, kinds: Tensor, share: float | None) -> float | None:
+def _next_deleting(scores: Tensor, kinds: Tensor, share: float) -> float:
     """Share of the next round's unions that delete: where there is more to be won.
 
     What keeps could score as much as the best, what deletes as little as the least;
-    what the scores lack of it in the mean is the room of either. A first round has one
-    kind only, which stands for both. Where a network gives up as soon as a little is
+    what the scores lack of it in the mean is the room of either. Random unions, a round
+    without a map, are both at once. Where a network gives up as soon as a little is
     missing there is no room below, and all is told by what is kept.
 
     Args:
         scores (Tensor): Of a round, (N,).
         kinds (Tensor): Which unions delete, (N,).
-        share (float or None): What it was, None before scores told. It stays where
-            nothing is to be seen, and where deleting was given up.
+        share (float): What it was, and stays where nothing is to be seen.
     """
     if share == 0 or scores.max() == scores.min():
         return share

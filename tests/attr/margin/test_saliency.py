@@ -111,16 +111,19 @@ def test_varied_unions_are_explained_together(
         )
     )
     before = torch.zeros(patches[0] * patches[1]) if prior is None else focus.flatten()
-    strengths = varied._STRENGTHS[1:] if with_prior else varied._STRENGTHS
+    strengths = varied._STRENGTHS_OF_PRIOR if with_prior else varied._STRENGTHS
     generator = torch.Generator().manual_seed(7)
-    rounds, share = [], 0.0
+    rounds, share = [], varied._DELETING if deletion else 0.0
     assert len(stages) == len(strengths)
     for stage, strength in zip(stages, strengths, strict=True):
         domain, count = stage.domain, len(stage.scores)
-        drawn = FocusedUnions(before.double(), count, size, generator, strength, share)
+        deleting = share if any(strength) else 0.0
+        drawn = FocusedUnions(
+            before.double(), count, size, generator, strength, deleting
+        )
         torch.testing.assert_close(drawn.presence, domain.presence, **SOLVED)
         kinds = domain.kinds.numpy()
-        assert kinds.sum() == round(share * count)
+        assert kinds.sum() == round(deleting * count)
         (masks,) = domain.masks(torch.arange(count))
         scores = [
             score(reference.masked(pixels, mean_colour(pixels), mask))
@@ -142,7 +145,7 @@ def test_varied_unions_are_explained_together(
         kept = [s for s, kind in zip(scores, kinds, strict=True) if not kind]
         below = np.mean(taken) - min(scores)
         above = max(scores) - np.mean(kept)
-        if deletion:
+        if share:
             share = min(varied._MOST_DELETING, below / (above + below))
         evidence, error = reference.joint_evidence(
             rounds, kernel, cell[0] * cell[1], joint._NOISES, prior

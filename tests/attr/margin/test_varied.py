@@ -85,12 +85,11 @@ def test_unions_are_of_the_kind_with_more_room():
         assert found == pytest.approx(share, rel=1e-5)
     kept = torch.tensor([0.9, 0.9, 0.8, 0.9, 0.1])
     assert varied._next_deleting(kept, kinds, 0.4) == 0.5  # at most
-    # Those of a first round are both: 0.44 in the mean, of 0.9 and of 0.1.
-    found = varied._next_deleting(scores, 0 * kinds, None)
+    # Random unions are both: 0.44 in the mean, of 0.9 and of 0.1.
+    found = varied._next_deleting(scores, 0 * kinds, 0.4)
     assert found == pytest.approx(0.34 / 0.8, rel=1e-5)
     # Nothing to be seen, or given up before.
-    for before in (None, 0.4):
-        assert varied._next_deleting(0 * scores, kinds, before) == before
+    assert varied._next_deleting(0 * scores, kinds, 0.4) == 0.4
     assert varied._next_deleting(scores, 0 * kinds, 0.0) == 0.0
 
 
