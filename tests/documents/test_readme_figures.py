@@ -278,7 +278,8 @@ def many_pictures_prose():
     yield f"adds {differences('keeping-800')} to `deletion=False`"
     yield f"deletion is {between('keeping-800', 'deletion')}"
     yield f"average drop {between('keeping-800', 'drop_keep20', 2)}"
-    yield f"{load('vit_float32')['accuracy_on_5000_test_images']:.1%} of the test images"
+    right = load("vit_float32")["accuracy_on_5000_test_images"]
+    yield f"{right:.1%} of the test images"
     moved = [
         abs(value)
         for r in (load("saliency"), load("saliency_many"))
@@ -432,7 +433,8 @@ def case_prose():
     yield f"Grad-CAM's own is {mean('LayerGradCam', 'gini')}"
     error = own["spearman_with_grad_cam"]["standard_error"]
     yield f"rank correlation of {mean('MarginSaliency-paper')} ± {error:.2f} is far"
-    yield f"{mean('keeping-800')} of unions that only keep and RISE's {mean('RISE-800')}"
+    keeping = mean("keeping-800")
+    yield f"{keeping} of unions that only keep and RISE's {mean('RISE-800')}"
     forms = load("saliency_region_forms")["forms"]
     chosen = "k = 30, symmetric (`paper=True`)"
     before, after = (forms[name]["gini"]["mean"] for name in ("dense", chosen))

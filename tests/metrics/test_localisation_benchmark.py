@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.benchmarks.localisation import rows, shapes, table
+from tests.benchmarks.localisation.rows import OURS
 from tests.benchmarks.saliency.methods import Photograph
-from tests.benchmarks.saliency.rows import MAIN_ROW, ROWS, Method
+from tests.benchmarks.saliency.rows import ROWS, Method
 
 
 @pytest.fixture(scope="module", params=shapes.PROBLEMS)
@@ -88,7 +89,7 @@ def test_differences_are_paired_and_the_mark_asks_for_two_standard_errors():
     noise = torch.randn(50, generator=generator)
     noise = (noise - noise.mean()) / noise.std()
     of = {
-        MAIN_ROW: {"score": control + 1.0 + 0.1 * noise},
+        OURS: {"score": control + 1.0 + 0.1 * noise},
         "LayerGradCam": {"score": control + 0.01 * (noise + 0.9 * 2 / 50**0.5)},
         "RISE-800": {"score": control + 0.01 * (noise + 1.1 * 2 / 50**0.5)},
         "random": {"score": control - 0.5},
@@ -100,7 +101,7 @@ def test_differences_are_paired_and_the_mark_asks_for_two_standard_errors():
     assert found["edges"]["it_minus_control"] == {}
     better = {name: rows.beats_controls(row, "score") for name, row in found.items()}
     assert better == {
-        MAIN_ROW: True,
+        OURS: True,
         "LayerGradCam": False,
         "RISE-800": True,
         "random": False,

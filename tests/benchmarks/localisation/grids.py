@@ -33,6 +33,7 @@ from torch import Tensor
 
 from captum_margin.metrics import GridPointing, grid_pointing
 from tests.benchmarks.localisation.rows import (
+    OURS,
     SHOWN,
     digest,
     kept_map,
@@ -251,7 +252,7 @@ def main() -> int:
             "score": "share of the positive part of the map in the right cell",
             "above_mean": "the same of what is above the map's own mean",
             "highest": "whether the highest pixel is in the right cell; ties by share",
-            "ours_minus_it": "MarginSaliency minus the row, grid by grid",
+            "ours_minus_it": f"{OURS} minus the row, grid by grid",
             "it_minus_control": "the row minus the best of the rows without a model",
             "seconds": "wall clock on a shared machine under changing load: not "
             "comparable",

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from captum_margin.metrics import localization
 from tests.benchmarks.localisation.rows import (
+    OURS,
     SHOWN,
     kept_map,
     rows_for,
@@ -161,7 +162,7 @@ def main() -> int:
             "energy_above_mean": "the same of what is above the map's own mean",
             "iou": "of the mask and as many of the highest pixels",
             "pointing": "whether the highest pixel is in the mask",
-            "ours_minus_it": "MarginSaliency minus the row, picture by picture",
+            "ours_minus_it": f"{OURS} minus the row, picture by picture",
             "it_minus_control": "the row minus the best of the rows without a model",
             "seconds": "wall clock on a shared machine under changing load: not "
             "comparable",

@@ -84,6 +84,7 @@ ROWS: dict[str, Method] = {
     ),
     "MarginSaliency-paper": _ours("paper=True", paper=True),
     "keeping-800": _ours("deletion=False", deletion=False),
+    "keeping-200": _ours("deletion=False", n_evaluations=200, deletion=False),
     "CoalitionPerturbation": Method(
         "CoalitionPerturbation", methods.coalition_perturbation, "white box", own=True
     ),
