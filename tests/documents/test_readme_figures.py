@@ -277,7 +277,7 @@ def many_pictures_prose():
     )
     yield f"adds {differences('keeping-800')} to `deletion=False`"
     yield f"deletion is {between('keeping-800', 'deletion')}"
-    yield f"average drop {between('keeping-800', 'drop_keep20', 2)}"
+    yield f"20% kept is {between('keeping-800', 'drop_keep20', 2)}"
     right = load("vit_float32")["accuracy_on_5000_test_images"]
     yield f"{right:.1%} of the test images"
     moved = [
