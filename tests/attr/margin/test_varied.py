@@ -1,5 +1,7 @@
 """The maps of budgets between few and many: their rounds, and the laws they obey."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -213,3 +215,23 @@ def test_what_is_above_zero_stands_out_of_the_noise():
     found = explain(planted, x, target=0, n_evaluations=400)
     positive = found.clamp(min=0)
     assert (positive[..., 5:17, 5:17].sum() / positive.sum()) > 0.9
+
+
+def test_unions_of_one_round_are_alive_at_a_time_but_for_details(monkeypatch):
+    x, model = models.images(2), models.conv()
+    drawn = weakref.WeakSet()
+    alive = []
+
+    class Watched(FocusedUnions):
+        def __init__(self, *args):
+            alive.append(len(drawn))
+            super().__init__(*args)
+            drawn.add(self)
+
+    monkeypatch.setattr(varied, "FocusedUnions", Watched)
+    found = explain(model, x)
+    assert alive == 4 * [0, 1]  # of the two images, in each of four rounds
+    assert len(drawn) == 0
+    again, details = explain(model, x, return_details=True)
+    assert torch.equal(again, found)
+    assert len(drawn) == 8 and len(details.stages[0]) == 4
