@@ -169,6 +169,40 @@ def test_a_later_main_row_is_told_from_earlier_ones_through_what_both_have(
     assert found["later_rows"]["unchanged"]["LayerGradCam"] == pytest.approx(change)
 
 
+def test_a_network_of_a_later_run_takes_the_place_of_the_one_before(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench, "print_table", lambda *given: None)
+    ours, rise = [0.5, 0.75], [0.25, 0.5]
+    out = tmp_path / "saliency.json"
+    written(tmp_path / "a", MarginSaliency=ours, RISE_800=rise)
+    bench.report(tmp_path / "a", out)
+    before = json.loads(out.read_text())
+    before["networks"]["vit"] = {"methods": "as they were"}
+    out.write_text(json.dumps(before))
+    written(tmp_path / "b", MarginSaliency=rise)
+    bench.replace(tmp_path / "b", out)
+    networks = json.loads(out.read_text())["networks"]
+    assert networks["vit"] == {"methods": "as they were"}
+    (name,) = networks["squeezenet"]["methods"]
+    found = networks["squeezenet"]["methods"][name]["metrics"]["insertion"]["mean"]
+    assert (name, found) == ("MarginSaliency", np.mean(rise))
+    assert "--methods MarginSaliency" in networks["squeezenet"]["later_run"]["command"]
+    assert not list(tmp_path.glob("*.later.json"))
+
+
+def test_photographs_shown_one_by_one_have_the_scores_of_a_batch():
+    net = network()
+    seen = []
+    net.below.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+    images = torch.randn(3, 3, 101, 101, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = net(images)
+    assert seen == [1, 1, 1] and net.n_forward == 3
+    torch.testing.assert_close(alone, net(images).detach())
+    assert seen == [1, 1, 1, 3]
+
+
 def test_a_later_row_is_held_to_the_main_row_of_the_record(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "print_table", lambda *given: None)
     ours, rise = [0.5, 0.75, 0.25, 1.0], [0.25, 0.75, 0.0, 0.5]

@@ -7,7 +7,8 @@ stopped leaves equal sets. Several processes may share the pictures (``--part 0/
 ``--part 1/2``). A method that fails is reported and left out; the run goes on, and its
 exit status is 1. ``--report`` gathers the records into the JSON beside this file and
 prints the tables. ``--methods`` and ``--networks`` make some rows only; then
-``--update`` replaces these in the JSON, which says that they are of a later run.
+``--update`` replaces these in the JSON, and ``--replace`` networks whole, and the JSON
+says that they are of a later run.
 
     export CAPTUM_MARGIN_DATA=... VIT_WEIGHTS=...
     python -m tests.benchmarks.saliency.bench --cache DIR
@@ -268,7 +269,8 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
             rows[name] = row
             later[name] = {
                 "command": "python -m tests.benchmarks.saliency.bench --cache DIR "
-                f"--networks {network} --methods {name}, then --update",
+                f"--networks {network} --methods {' '.join(records)}, then --update"
+                + (f" --through {through}" if through else ""),
                 "paired": "the standard error is that of two independent means"
                 if made is None
                 else f"to rows of the earlier run through {through}",
@@ -277,6 +279,19 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
             }
         found["methods"] = best_first(rows)
         print_table(network, found["methods"])
+    out.write_text(json.dumps(record, indent=1))
+
+
+def replace(cache: Path, out: Path) -> None:
+    """Puts the networks of this later run in the place of the record's, whole."""
+    record = json.loads(out.read_text())
+    later = out.with_suffix(".later.json")
+    report(cache, later)
+    made = json.loads(later.read_text())
+    later.unlink()
+    told = {key: made["settings"][key] for key in ("command", "versions", "machine")}
+    for network, found in made["networks"].items():
+        record["networks"][network] = {**found, "later_run": told}
     out.write_text(json.dumps(record, indent=1))
 
 
@@ -311,7 +326,7 @@ def difference_of_means(a: dict[str, float], b: dict[str, float]) -> dict[str, f
 
 
 def sum_of(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    """What is known of a + b where the pairs are not."""
+    """What is known of a + b, taken as independent, where the pairs are not known."""
     error = (a["standard_error"] ** 2 + b["standard_error"] ** 2) ** 0.5
     return {"mean": a["mean"] + b["mean"], "standard_error": error}
 
@@ -360,11 +375,14 @@ def main() -> int:
     parser.add_argument("--purpose", choices=("tuning", "report"), default="report")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--replace", action="store_true")
     parser.add_argument("--through", help="what the record's MarginSaliency is now")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
     arguments = parser.parse_args()
     if arguments.report:
         report(arguments.cache, arguments.out)
+    elif arguments.replace:
+        replace(arguments.cache, arguments.out)
     elif arguments.update:
         update(arguments.cache, arguments.out, arguments.through)
     else:
