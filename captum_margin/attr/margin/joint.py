@@ -8,7 +8,7 @@ all filtered scores at once, those of every round,
     \varphi = B c, \quad c \sim \mathcal{N}(0, \tau I), \quad
     \varepsilon \sim \mathcal{N}(0, \tau \lambda I),
 
-with :math:`z_h = (I - A) z` and the graph A of unions of like size, as there. B are
+with :math:`z_h = (I - A) z` and the graph A of unions of like size and kind. B are
 smooth fields, the eigenvectors of a Gaussian kernel. The mean of :math:`\varphi` given
 the scores is a ridge regression, :math:`\varphi = R s_h`, of the cross-energies
 :math:`B^\top Z_h^\top s_h`; where noise is all there is, it is them, smoothed. How

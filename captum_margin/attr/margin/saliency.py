@@ -101,8 +101,8 @@ class MarginSaliency(PerturbationAttribution):
       (:math:`z_u` is 1 for the unions that do, A the mean of the neighbours). On
       images, series and volumes the unions are soft, of smooth random fields, and come
       in four rounds, of which each later one keeps, or deletes, variations of the map
-      drawn so far; one smooth map is fitted to the filtered scores of all, and its
-      standard error taken off.
+      drawn so far, and joins either kind to its like only; one smooth map is fitted to
+      the filtered scores of all, and its standard error taken off.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``, which takes
       the first rounds' place.
