@@ -112,7 +112,7 @@ _MANY = (
 )
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
 _PARTS = (
-    "CoalitionPerturbation 'without evidence' 'without L_r' 'without L_conf' "
+    "'without deletion' 'without evidence' 'without L_r' 'without L_conf' "
     "'margin loss' 'without L_c' 'evenness 10' 'without moving coalitions' "
     "'without coalitions' '15 steps' '30 steps' 'SLIC coalitions' "
     "'coalitions of 0 steps'"
@@ -136,7 +136,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_MANY} --report --out tests/benchmarks/results/saliency_many.json",
     ),
     "coalition": (
-        f"{_COALITION} --photographs 40",
+        _COALITION,
         f"{_COALITION} --report",
     ),
     "coalition_parts": (
@@ -147,19 +147,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "coalition_evenness": (
         f"{_COALITION}-parts --purpose tuning --photographs 10 --methods "
-        "CoalitionPerturbation 'without L_c' 'evenness 1' 'evenness 10' 'evenness 100'",
+        "'without deletion' 'without L_c' 'evenness 1' 'evenness 10' 'evenness 100'",
         f"{_COALITION}-parts --purpose tuning --report "
         "--out tests/benchmarks/results/coalition_evenness.json",
     ),
     "coalition_residual": (
         f"{_COALITION}-parts --network efficientnet --photographs 3 "
-        f"--methods CoalitionPerturbation {_SHORT}",
+        f"--methods 'without deletion' {_SHORT}",
         f"{_COALITION}-parts --network efficientnet --report "
         "--out tests/benchmarks/results/coalition_residual.json",
     ),
     **{
         f"coalition_{network}": (
-            f"{_COALITION} --network {network} --photographs 40",
+            f"{_COALITION} --network {network}",
             f"{_COALITION} --network {network} --report",
         )
         for network in ("efficientnet", "vit")

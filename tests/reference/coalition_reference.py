@@ -190,7 +190,8 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         scores: From an image to a vector of logits.
         noises: Of every step: arrays (C, H, W) of unit variance.
         options: learning_rate, mask_size, smoothing, noise, weights, confidence,
-            consistency, consistency_sigma, move_coalitions; and decay, of the average.
+            consistency, consistency_sigma, move_coalitions, deletion; and decay, of the
+            average.
 
     Returns:
         The averaged perturbation, the evidence, and the three losses of each step.
@@ -224,13 +225,17 @@ def search(scores, image, baseline, target, coalitions, noises, options):
             return np.zeros_like(p)
         return gradient(lambda q: confidence(q, noise, kink=not smooth), p)
 
+    def mean_slope(p, of_step, channels):
+        slope = np.mean([slope_of_confidence(p, n) for n in of_step], axis=0)
+        return slope.sum(axis=0, keepdims=True) if channels == 1 else slope
+
     def consistency(p):
         loss = {"mean": coalition, "evenness": evenness}[options["consistency"]]
         return loss(p, coalitions, options["consistency_sigma"])
 
     average, losses, decay = 0.0, [], options["decay"]
-    resisted = 0.0
-    for of_step in noises:
+    resisted, missed = 0.0, 0.0
+    for number, of_step in enumerate(noises, 1):
         p = grid if side is None else (down @ grid @ across.T)[None]
         if move:
             p = p + sum(o * m for o, m in zip(offsets, inside, strict=True))
@@ -243,10 +248,10 @@ def search(scores, image, baseline, target, coalitions, noises, options):
         ]
         losses.append(terms)
         average = decay * average + (1 - decay) * p
-        slope = np.mean([slope_of_confidence(full, n) for n in of_step], axis=0)
-        if len(p) == 1:
-            slope = slope.sum(axis=0, keepdims=True)
+        slope = mean_slope(full, of_step, len(p))
         resisted = resisted + slope
+        if options["deletion"] and number in range(5, 1000, 5):
+            missed = missed + mean_slope(1 - full, of_step, len(p))
         weights = options["weights"]
         total = weights[1] * slope
         total = total + weights[0] * gradient(extent, p)
@@ -261,8 +266,11 @@ def search(scores, image, baseline, target, coalitions, noises, options):
     # Means over the cells of the grid, by how much of each pixel is theirs.
     enlarge = np.eye(height) if side is None else down
     enlarge = rows @ enlarge, columns @ (np.eye(width) if side is None else across)
-    found = np.stack([evidence(plane, *enlarge) for plane in resisted])
-    found = found / found.max() if found.max() > 0 else found
+    found = 0.0
+    for slopes in (resisted, missed) if options["deletion"] else (resisted,):
+        of_planes = np.stack([evidence(plane, *enlarge) for plane in slopes])
+        found = found + of_planes / (of_planes.max() or 1.0)
+    found = found / (found.max() or 1.0)
     return average / (1 - decay ** len(noises)), found, np.array(losses)
 
 

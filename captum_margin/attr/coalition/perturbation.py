@@ -32,7 +32,12 @@ from captum_margin._model.layouts import check_layout
 from captum_margin._model.precision import full_precision
 from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.coalition.clustering import feature_coalitions
-from captum_margin.attr.coalition.search import Search, SearchResult, search
+from captum_margin.attr.coalition.search import (
+    STEPS_A_DELETION,
+    Search,
+    SearchResult,
+    search,
+)
 
 __all__ = ["CoalitionDetails", "CoalitionPerturbation"]
 
@@ -50,6 +55,7 @@ _DEFAULT: dict[str, Any] = {
     "coalition_weight": 0.1,
     "evidence_weight": 0.5,
     "move_coalitions": True,
+    "deletion": True,
     "learning_rate": 0.05,
 }
 #: Where nothing resisted there still is so much evidence that p tells pixels apart.
@@ -68,6 +74,7 @@ _PAPER: dict[str, Any] = {
     "coalition_weight": 1.0,
     "evidence_weight": 0.0,
     "move_coalitions": False,
+    "deletion": False,
     "learning_rate": 0.05,
 }
 
@@ -126,17 +133,23 @@ class CoalitionPerturbation(PerturbationAttribution):
       (``"evenness"``): pixels of one coalition near each other have one p.
 
     The attribution is high where nothing could be taken away, and among that where the
-    score resisted most. With g in [0, 1] the evidence, the mean of the slope
-    :math:`\partial L_{conf} / \partial p` over all steps, negative ones 0, in units of
-    its largest,
+    score resisted most,
 
     .. math:: (1 - p)^{1 - \eta} \; \Big( \frac{0.2 + g}{1.2} \Big)^{\eta},
 
-    a geometric mean: at the end of a search p is near 0 or 1, and the slopes, which are
-    known anyway, rank what is alike there. Without noise it is 0, with a warning, where
-    the score is no lower at the baseline: all can go. By default p is a coarse grid,
-    enlarged, plus one value for each coalition, all smoothed, so that a coalition moves
-    as a whole and tens of evaluations suffice; g is as coarse and as smooth.
+    a geometric mean: at the end of a search p is near 0 or 1, and the evidence g in
+    [0, 1] ranks what is alike there. It is the mean of the slope
+    :math:`\partial L_{conf} / \partial p` over all steps, which is known anyway,
+    negative ones 0, in units of its largest. With ``deletion`` every fifth step also
+    takes away what is kept and shows all else: the slope of :math:`L_{conf}` at 1 - p,
+    in units of its own largest, is added. What suffices for a network is not all that
+    it cannot do without (the deletion game of Fong and Vedaldi, "Interpretable
+    Explanations of Black Boxes by Meaningful Perturbation", ICCV 2017).
+
+    Without noise the map is 0, with a warning, where the score is no lower at the
+    baseline: all can go. By default p is a coarse grid, enlarged, plus one value for
+    each coalition, all smoothed, so that a coalition moves as a whole and tens of
+    evaluations suffice; g is as coarse and as smooth.
 
     Hu et al., "Perturbation on Feature Coalition: Towards Interpretable Deep Neural
     Networks", 2024, of which we know a summary only. ``paper=True`` is our reading of
@@ -212,6 +225,7 @@ class CoalitionPerturbation(PerturbationAttribution):
         noise: float | None = None,
         n_samples: int | None = None,
         move_coalitions: bool | None = None,
+        deletion: bool | None = None,
         learning_rate: float | None = None,
     ) -> (
         TensorOrTupleOfTensorsGeneric
@@ -276,6 +290,9 @@ class CoalitionPerturbation(PerturbationAttribution):
                 Default: None, 4 (paper: 16).
             move_coalitions (bool, optional): Whether each coalition has a value of its
                 own beside those of the grid. Default: None, True (paper: False).
+            deletion (bool, optional): Whether evidence is also sought where what is
+                kept is taken away, in a fifth more evaluations. Default: None, True
+                (paper: False).
             learning_rate (float, optional): Of Adam. Default: None, 0.05.
 
         Returns:
@@ -291,8 +308,9 @@ class CoalitionPerturbation(PerturbationAttribution):
                 class, an option is out of its range, there are no feature maps for the
                 coalitions, or the scores have no finite gradient.
 
-        Cost: ``n_steps`` forward and backward passes an image, times ``n_samples`` with
-        noise; two forward passes, and the coalitions. Memory is that of
+        Cost: ``n_steps`` forward and backward passes an image, and a fifth more with
+        ``deletion``, times ``n_samples`` with noise; two forward passes, and the
+        coalitions. Memory is that of
         ``internal_batch_size`` images in a backward pass, and some tens of values per
         pixel and image.
 
@@ -322,6 +340,7 @@ class CoalitionPerturbation(PerturbationAttribution):
             coalition_weight=coalition_weight,
             evidence_weight=evidence_weight,
             move_coalitions=move_coalitions,
+            deletion=deletion,
             learning_rate=learning_rate,
         )
         for name in ("n_steps", "n_samples", "mask_size"):
@@ -334,13 +353,15 @@ class CoalitionPerturbation(PerturbationAttribution):
         seed = whole_number(seed, "seed")
         weights = used.pop("confidence_weight"), used.pop("coalition_weight")
         eta = used.pop("evidence_weight")
+        used["deletion"] = used["deletion"] and eta > 0  # else nobody asks for it
         options = Search(
             weights=(extent_weight, *weights),
             consistency=consistency,
             consistency_sigma=consistency_sigma,
             softmax=softmax,
             seed=seed,
-            rows=internal_batch_size or len(images) * used["n_samples"],
+            rows=internal_batch_size
+            or len(images) * (used["n_samples"] if used["noise"] else 1),
             show_progress=show_progress,
             **used,
         )
@@ -523,12 +544,13 @@ def _details(
     found: SearchResult, coalitions: Tensor, settings: dict[str, Any]
 ) -> CoalitionDetails:
     n_noises = settings["n_samples"] if settings["noise"] > 0 else 1
+    n_deletions = found.n_steps // STEPS_A_DELETION if settings["deletion"] else 0
     return CoalitionDetails(
         coalitions,
         _kept(found),
         found.evidence,
         found.losses,
         found.n_steps,
-        n_noises * found.n_steps,
+        n_noises * (found.n_steps + n_deletions),
         settings,
     )

@@ -32,12 +32,15 @@ from captum_margin.attr.coalition.losses import (
     smoothing_matrix,
 )
 
-__all__ = ["Search", "SearchResult", "search"]
+__all__ = ["STEPS_A_DELETION", "Search", "SearchResult", "search"]
 
 #: A loss that has not fallen by this share has not fallen.
 _SHARE = 0.002
 #: The result is a mean of p over the last steps, weighted by powers of this.
 _DECAY = 0.95
+#: Of so many steps the last also asks what the network cannot do without. On tuning
+#: pictures asking at every one told no more.
+STEPS_A_DELETION = 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Search:
         consistency: The loss of the coalitions, ``"mean"`` or ``"evenness"``.
         consistency_sigma: Of its Gaussian, in pixels.
         move_coalitions: Whether each coalition also moves as a whole.
+        deletion: Whether evidence is also sought where all but p is taken away.
         softmax: Whether outputs (n, C > 1) are logits.
         seed: Of the noise.
         rows: Perturbed images in one forward pass at most.
@@ -76,6 +80,7 @@ class Search:
     consistency: Literal["mean", "evenness"]
     consistency_sigma: float
     move_coalitions: bool
+    deletion: bool
     softmax: bool
     seed: int
     rows: int
@@ -88,8 +93,9 @@ class SearchResult:
 
     Attributes:
         perturbation: Mean of p over the last steps, (B, C, H, W).
-        evidence: How strongly the score resisted p, on average over the steps: the
-            slope of L_conf, as smooth as p, in [0, 1], (B, C, H, W).
+        evidence: How strongly the score resisted p, and 1 - p with ``deletion``, on
+            average over the steps: the slopes of L_conf, as smooth as p, in [0, 1],
+            (B, C, H, W).
         losses: Extent, confidence and coalition losses of each image at each step,
             unweighted, (n_steps, 3, B), NaN after its last one.
         n_steps: Steps of each image, (B,); 0 where p = 1 needs no search.
@@ -241,19 +247,22 @@ class _Mask:
         p = self._smoothed(p)
         return p + (p.clamp(0, 1) - p).detach()
 
-    def evidence(self, slope: Tensor) -> Tensor:
+    def evidence(self, slopes: Tensor) -> Tensor:
+        """Slopes in p, (G, *p.shape), as one map: each in units of its largest."""
+        found = [_in_units_of_the_largest(self._of_cells(one)) for one in slopes]
+        return _in_units_of_the_largest(torch.stack(found).sum(dim=0))
+
+    def _of_cells(self, slope: Tensor) -> Tensor:
         """Means of a slope in p over the cells of the grid, enlarged as p is.
 
         What p cannot show, evidence should not either: of pixels alone a network's
-        slopes are noise. Negative means are 0, the largest of each image is 1.
+        slopes are noise. Negative means are 0.
         """
         p = self._smoothed(self._enlarged(self.grid))
         (sums,) = torch.autograd.grad(p, self.grid, slope, retain_graph=True)
         (sizes,) = torch.autograd.grad(p, self.grid, torch.ones_like(slope))
         with torch.no_grad():
-            found = self._smoothed(self._enlarged(sums / sizes)).clamp(min=0)
-            highest = found.amax(dim=(1, 2, 3), keepdim=True)
-            return found / highest.where(highest > 0, 1)
+            return self._smoothed(self._enlarged(sums / sizes)).clamp(min=0)
 
     def _enlarged(self, grid: Tensor) -> Tensor:
         if self.fine:
@@ -270,6 +279,12 @@ class _Mask:
         self.grid.clamp_(low, 1)
         if self.offsets is not None:
             self.offsets.clamp_(0, 1)
+
+
+def _in_units_of_the_largest(maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) that are not negative, the largest value of each 1."""
+    highest = maps.amax(dim=(1, 2, 3), keepdim=True)
+    return maps / highest.where(highest > 0, 1)
 
 
 @torch.enable_grad()
@@ -295,7 +310,7 @@ def search(
         _warn_of_nothing_to_keep(stand)
     active = ~stand
     average = torch.zeros_like(mask.value()).detach()
-    resisted = torch.zeros_like(average)
+    resisted = average.new_zeros(1 + options.deletion, *average.shape)
     n_steps = torch.zeros_like(active, dtype=torch.long)
     best, best_step = torch.full_like(losses[0, 0], torch.inf), n_steps.clone()
     for step in tqdm(
@@ -307,10 +322,14 @@ def search(
             break
         p = mask.value()
         noises = _noises(images, options, generator)
-        confidence, slope = _confidence(scorer, p.detach(), noises, active, options)
+        taken = p.detach()[None]
+        if options.deletion and (step + 1) % STEPS_A_DELETION == 0:
+            taken = torch.cat([taken, 1 - taken])
+        lost, slopes = _confidence(scorer, taken, noises, active, options)
+        confidence, slope = lost[0], slopes[0]
         extent = extent_loss(p)
         coalition = consistency(p, coalitions, options.consistency_sigma)
-        resisted += slope
+        resisted[: len(slopes)] += slopes
         terms = torch.stack([extent, confidence, coalition]).detach()
         losses[step] = terms.where(active, torch.nan)
         n_steps += active
@@ -320,7 +339,7 @@ def search(
         better = active & ((total < best - _SHARE * total.abs()) | best.isinf())
         best, best_step = total.where(better, best), n_steps.where(better, best_step)
         active = active & (n_steps - best_step < options.patience)
-        slopes = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             [p, extent, coalition],
             mask.parameters,
             [
@@ -329,11 +348,11 @@ def search(
                 weights[2].expand_as(coalition),
             ],
         )
-        for parameter, gradient in zip(mask.parameters, slopes, strict=True):
+        for parameter, gradient in zip(mask.parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
         mask.bound()
-    flat = (resisted == 0).flatten(1).all(dim=1) & ~stand
+    flat = (resisted == 0).transpose(0, 1).flatten(1).all(dim=1) & ~stand
     if bool(flat.any()) and options.n_steps > 0:
         _warn_of_no_slope(flat)
     scorer.watch.warn()
@@ -368,13 +387,24 @@ def _warn_of_no_slope(flat: Tensor) -> None:
 def _confidence(
     scorer: _Scorer, p: Tensor, noises: Tensor, active: Tensor, options: Search
 ) -> tuple[Tensor, Tensor]:
-    """Mean L_conf over the noises of each active image, (B,), and its gradient in p."""
-    loss, slope = p.new_zeros(len(p)), torch.zeros_like(p)
+    """Mean L_conf over the noises of each active image, and its gradient in p.
+
+    Args:
+        scorer (_Scorer): Of B images.
+        p (Tensor): G perturbations of each image, (G, B, 1 or C, H, W).
+        noises (Tensor): The same for all, (S, C, H, W).
+        active (Tensor): Which images, (B,).
+        options (Search): Rows of a pass.
+
+    Returns:
+        tuple: L_conf (G, B), and the gradient, of the shape of p; 0 where not active.
+    """
+    loss, slope = p.new_zeros(p.shape[:2]), torch.zeros_like(p)
     images = active.nonzero().squeeze(1)
-    samples = torch.arange(len(noises), device=p.device)
-    pairs = torch.cartesian_prod(images, samples)
-    for which, sample in (part.unbind(dim=1) for part in pairs.split(options.rows)):
-        leaf = p[which].requires_grad_()
+    ways, samples = (torch.arange(len(of), device=p.device) for of in (p, noises))
+    runs = torch.cartesian_prod(images, ways, samples)
+    for which, way, sample in (part.unbind(dim=1) for part in runs.split(options.rows)):
+        leaf = p[way, which].requires_grad_()
         of_rows, of_leaf = _slope(scorer, leaf, noises[sample], which)
         of_rows, of_leaf = of_rows / len(noises), of_leaf / len(noises)
         if not torch.isfinite(of_leaf).all():
@@ -382,8 +412,8 @@ def _confidence(
                 "expected finite gradients of the scores (got NaN or infinity); check "
                 "the model, for example for square roots of zero"
             )
-        slope.index_add_(0, which, of_leaf)
-        loss.index_add_(0, which, of_rows.detach().to(loss))
+        slope.index_put_((way, which), of_leaf, accumulate=True)
+        loss.index_put_((way, which), of_rows.detach().to(loss), accumulate=True)
     return loss, slope
 
 

@@ -307,6 +307,7 @@ class Net:
     "changes",
     [
         {},
+        {"deletion": False},
         {"move_coalitions": False},
         {"mask_size": 30},
         {"mask_size": 1},
@@ -337,9 +338,10 @@ def test_search_steps(changes):
         "consistency": "mean",
         "consistency_sigma": 1.0,
         "move_coalitions": True,
+        "deletion": True,
         **changes,
     }
-    n_steps, size, target, seed = 6, (5, 4), 1, 11
+    n_steps, size, target, seed = 11, (5, 4), 1, 11
     image = draw(1, 2, *size)
     baseline = 0.5 * draw(1, 2, *size, seed=1)
     coalitions = regions(2, *size)[1:]
@@ -362,7 +364,7 @@ def test_search_steps(changes):
         {**options, "decay": _DECAY},
     )
     further = {"softmax": True, "seed": seed, "rows": 3, "show_progress": False}
-    settings = Search(n_steps=n_steps, patience=10, **options, **further)
+    settings = Search(n_steps=n_steps, patience=20, **options, **further)
     found = search(net, image, baseline, target, None, coalitions, settings)
     np.testing.assert_allclose(found.losses[:, :, 0], losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.perturbation[0], expected, rtol=1e-4, atol=1e-5)

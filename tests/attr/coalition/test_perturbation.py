@@ -239,6 +239,36 @@ def test_evidence_ranks_what_the_mask_leaves_alike():
     assert first - second > 0.15 and second > 3 * outside
 
 
+class EitherBox(nn.Module):
+    """Asks for the brighter of two boxes: each is enough, the first a little more."""
+
+    def forward(self, x):
+        light = x.mean(dim=1)
+        first = light[:, 2:10, 2:10].mean(dim=(1, 2))
+        second = light[:, 14:22, 14:22].mean(dim=(1, 2))
+        logit = 9 * torch.maximum(first, 0.9 * second) - 4
+        return torch.stack([logit, torch.zeros_like(logit)], dim=1)
+
+
+def test_deletion_finds_what_would_do_instead():
+    """Where the first box is kept nothing asks for the second; without it all does."""
+    x = torch.zeros(1, 3, 24, 24)
+    x[:, :, 2:10, 2:10] = x[:, :, 14:22, 14:22] = 1.0
+    options = {"target": 0, "feature_mask": tiles(24, 24, 4)[None, None], **LONG}
+
+    def boxes(**more):
+        (maps,) = attribute(EitherBox(), x, **options, **more)[:, 0]
+        outside = maps[14:22, 2:10].mean()
+        return maps[4:8, 4:8].mean(), maps[16:20, 16:20].mean(), outside
+
+    first, second, outside = boxes(deletion=False, evidence_weight=1.0)
+    assert first > 0.9 and second == pytest.approx(float(outside), abs=0.01)
+    first, second, outside = boxes(evidence_weight=1.0)
+    assert first > 0.9 and second > 0.9 and outside == pytest.approx(1 / 6, abs=0.01)
+    first, second, outside = boxes()
+    assert first > 0.9 and second > 2 * outside
+
+
 @pytest.mark.parametrize("options", [{}, {"noise": 0.5}, {"mask_size": None}], ids=str)
 def test_the_map_is_the_geometric_mean_of_mask_and_evidence(options):
     x, mask, model = thin()
@@ -338,6 +368,7 @@ def test_noises_come_in_pairs():
         1.0,
         True,
         True,
+        True,
         3,
         9,
         False,
@@ -419,9 +450,19 @@ def test_the_cost_is_what_is_said():
     options = {"target": 0, "feature_mask": mask, "return_details": True}
     _, details = attribute(counted, x, **options, noise=0.5, n_samples=6)
     assert details.n_steps.tolist() == [6] * 3
-    assert details.n_evaluations.tolist() == [36] * 3
-    assert counted.rows == 3 * 36 + 3  # and the images themselves, once
+    # Six steps, and once, at the fifth, what is kept is taken away.
+    assert details.n_evaluations.tolist() == [7 * 6] * 3
+    assert counted.rows == 3 * 7 * 6 + 3  # and the images themselves, once
     assert details.settings["n_samples"] == 6 and details.settings["paper"] is False
+    for without in ({"deletion": False}, {"evidence_weight": 0.0}, {"paper": True}):
+        counted.rows = 0
+        _, details = attribute(counted, x, **options, n_samples=2, **without)
+        rows = int(details.n_evaluations.sum())
+        noises = 2 if "paper" in without else 1
+        assert details.settings["deletion"] is False
+        assert rows == noises * int(details.n_steps.sum())
+        # The margin needs no score of the image to compare with.
+        assert counted.rows - rows in ([0] if "paper" in without else [3, 6])
 
 
 @pytest.mark.parametrize("paper", [False, True])

@@ -63,8 +63,8 @@ from tests.benchmarks.saliency.rows import ROWS
 Purpose = Literal["report", "tuning"]
 #: What sweeps and ablations of the paper's form can afford.
 SHORT: dict[str, Any] = {"paper": True, "n_steps": 60, "n_samples": 2}
-OURS: dict[str, dict[str, Any]] = {
-    "CoalitionPerturbation": {},
+#: Each of one other option or two, and all without deletion, which came after them.
+FORMS: dict[str, dict[str, Any]] = {
     "without evidence": {"evidence_weight": 0.0},
     "evidence alone": {"evidence_weight": 1.0},
     "without L_c": {"coalition_weight": 0.0},
@@ -92,6 +92,11 @@ OURS: dict[str, dict[str, Any]] = {
     "short paper without L_r": {**SHORT, "extent_weight": 0.0},
     "paper, evenness": {"paper": True, "consistency": "evenness"},
     "paper": {"paper": True},
+}
+OURS: dict[str, dict[str, Any]] = {
+    "CoalitionPerturbation": {},
+    "without deletion": {"deletion": False},
+    **{name: {**options, "deletion": False} for name, options in FORMS.items()},
 }
 #: Options of :func:`captum_margin.attr.feature_coalitions`.
 OF_COALITIONS = ("resolution", "clustering", "n_clusters", "n_coalitions")
@@ -180,11 +185,8 @@ METHODS: dict[str, Callable[[Photograph], Tensor]] = {
 }
 DEFAULT = [
     "CoalitionPerturbation",
+    "without deletion",
     "LayerGradCam",
-    "ScoreCAM",
-    "Occlusion-400",
-    "IntegratedGradients-50",
-    "MarginSaliency-400",
     "centre",
     "random",
 ]
@@ -258,7 +260,9 @@ def report(
     for path in sorted(folder(cache, network, purpose).glob("*.json")):
         stem, name = path.name.removesuffix(".json").split(".", 1)
         records.setdefault(name, {})[stem] = json.loads(path.read_text())
-    ours = records["CoalitionPerturbation"]
+    # Parts are compared with the form that they are parts of.
+    base = next(name for name in OURS if name in records)
+    ours = records[base]
     rows = {}
     for name in METHODS:
         of = records.get(name)
@@ -289,6 +293,7 @@ def report(
         f"--network {network}" + (" --purpose tuning" if purpose == "tuning" else ""),
         "seed": 0,
         "photographs": sorted(ours),
+        "ours": base,
         "network": network,
         "model": f"{TITLES[network]}, trained weights; {quick_dtype()} passes of the "
         "networks of ImageNet",

@@ -34,7 +34,7 @@ from tests.benchmarks.saliency.bench import MAIN, mean_and_error
 from tests.benchmarks.saliency.methods import Photograph, superpixels
 
 Form = Literal["default", "paper"]
-BASE: dict[Form, dict[str, Any]] = {"default": {}, "paper": SHORT}
+BASE: dict[Form, dict[str, Any]] = {"default": {"deletion": False}, "paper": SHORT}
 #: By form and option, the values; the middle one is the form's own.
 VALUES: dict[Form, dict[str, tuple[float, float, float]]] = {
     "default": {

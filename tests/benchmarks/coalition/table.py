@@ -22,18 +22,14 @@ from tests.benchmarks.records import load
 
 COALITION = {
     "CoalitionPerturbation": "**CoalitionPerturbation**",
-    "without coalitions": "the same without coalitions",
+    "without deletion": "the same, `deletion=False`",
     "LayerGradCam": "Captum LayerGradCam",
-    "ScoreCAM": "pytorch-grad-cam ScoreCAM",
-    "Occlusion-400": "Captum Occlusion",
-    "IntegratedGradients-50": "Captum IntegratedGradients",
-    "MarginSaliency-400": "MarginSaliency, `deletion=False`",
     "centre": "blob in the centre",
 }
-BLACK_BOXES = ("ScoreCAM", "Occlusion-400", "MarginSaliency-400", "centre", "random")
-DEFAULT_FORM = "the default"
+WITHOUT_MODEL = ("centre",)
+DEFAULT_FORM = "the default, `deletion=False`"
 PARTS = {
-    "CoalitionPerturbation": DEFAULT_FORM,
+    "without deletion": DEFAULT_FORM,
     "without evidence": "without the evidence: 1 - p alone",
     "evidence alone": "the evidence alone",
     "without L_r": "without L_r, the mask loss",
@@ -98,7 +94,7 @@ def _block(methods: dict[str, Any]) -> str:
         rows.append(
             [
                 label,
-                passes if name in BLACK_BOXES else f"{passes}, with backward",
+                passes if name in WITHOUT_MODEL else f"{passes}, with backward",
                 metric(row, "drop_soft", error=True),
                 metric(row, "increase_soft", 2),
                 metric(row, "top1_soft", 2),

@@ -18,11 +18,10 @@ from tests.benchmarks.saliency.methods import Photograph
 from tests.benchmarks.saliency.rows import ROWS
 
 CONTROLS = ("random", "edges", "centre")
-# Not yet made anew with MarginSaliency's default, which also deletes.
-OURS = "keeping-800"
+OURS = "MarginSaliency"
 SHOWN = (
     OURS,
-    "keeping-200",
+    "MarginSaliency-200",
     "CoalitionPerturbation",
     "LayerGradCam",
     "LeGrad",
