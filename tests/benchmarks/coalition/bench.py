@@ -196,16 +196,7 @@ def record_of(photo: Photograph, attribution: Tensor) -> dict[str, float]:
     """Scores of one map (H, W)."""
     record = make_record(photo, attribution)
     record[MAIN] = record["insertion"] - record["deletion"]
-    record["top1_soft"] = class_kept(photo, attribution)
     return record
-
-
-def class_kept(photo: Photograph, attribution: Tensor) -> float:
-    """Whether the masked picture is still of the class."""
-    low, high = attribution.min(), attribution.max()
-    mask = (attribution - low) / (high - low) if high > low else attribution * 0 + 1
-    with torch.no_grad():
-        return float(photo.model(photo.image * mask).argmax() == photo.target)
 
 
 def folder(cache: Path, network: NetworkName, purpose: Purpose = "report") -> Path:

@@ -93,7 +93,16 @@ def make_record(photo: Photograph, attribution: Tensor) -> dict[str, float]:
         record[f"drop_{name}"] = float(drop.drop[0])
         record[f"increase_{name}"] = float(drop.increase[0])
         record[f"mask_mean_{name}"] = float(drop.mask_mean[0])
+    record["top1_soft"] = class_kept(photo, attribution)
     return record
+
+
+def class_kept(photo: Photograph, attribution: Tensor) -> float:
+    """Whether the softly masked picture is still of the class."""
+    low, high = attribution.min(), attribution.max()
+    mask = (attribution - low) / (high - low) if high > low else attribution * 0 + 1
+    with torch.no_grad():
+        return float(photo.model(photo.image * mask).argmax() == photo.target)
 
 
 def run(
@@ -160,11 +169,11 @@ def make(photo: Photograph, name: str, path: Path) -> None:
     Path(f"{path}.json").write_text(json.dumps(record))
 
 
-def report(cache: Path, out: Path) -> None:
-    """Means, standard errors, and paired differences to MarginSaliency.
+def report(cache: Path, out: Path, ours: str = MAIN_ROW) -> None:
+    """Means, standard errors, and paired differences to a row of ours.
 
     Every method is averaged over the pictures it has finished (``photographs``); the
-    difference is over those that MarginSaliency has finished too.
+    difference is over those that our row has finished too.
     """
     networks = {}
     command = "python -m tests.benchmarks.saliency.bench --cache DIR"
@@ -173,10 +182,10 @@ def report(cache: Path, out: Path) -> None:
     if made != set(ROWS):
         command += " --methods " + " ".join(name for name in ROWS if name in made)
     for network, records in found.items():
-        rows = best_first(rows_of(records))
+        rows = best_first(rows_of(records, ours))
         networks[network] = {
             "model": MODELS[network].format(quick_dtype()),
-            "photographs": sorted(records[MAIN_ROW]),
+            "photographs": sorted(records[ours]),
             "methods": rows,
         }
         print_table(network, rows)
@@ -187,7 +196,7 @@ def report(cache: Path, out: Path) -> None:
         "seconds": "wall clock on a shared machine under changing load: not comparable",
         "cpu_seconds": "of all threads; less shaken by what else runs",
         "n_backward": "images whose scores were derived, beside the forward passes",
-        "paired": "MarginSaliency minus the method, on the same pictures",
+        "paired": f"{ours} minus the method, on the same pictures",
         "metrics": {
             "insertion": "softmax; from a blurred image; the metric's defaults",
             "deletion": "softmax; to the image's mean colour; the metric's defaults",
@@ -202,14 +211,13 @@ def report(cache: Path, out: Path) -> None:
     out.write_text(json.dumps({"settings": settings, "networks": networks}, indent=1))
 
 
-def rows_of(records: Records) -> dict[str, dict[str, Any]]:
-    """Each method's means, beside MarginSaliency's on the same pictures."""
-    ours = records[MAIN_ROW]
+def rows_of(records: Records, ours: str = MAIN_ROW) -> dict[str, dict[str, Any]]:
+    """Each method's means, beside those of a row of ours on the same pictures."""
     rows = {}
     for name, of in records.items():
-        both = sorted(set(of) & set(ours))
+        both = sorted(set(of) & set(records[ours]))
         paired = {
-            key: mean_and_error([ours[s][key] - of[s][key] for s in both])
+            key: mean_and_error([records[ours][s][key] - of[s][key] for s in both])
             for key in PAIRED
         }
         rows[name] = {**averages(of), "paired": paired}
@@ -376,11 +384,12 @@ def main() -> int:
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--replace", action="store_true")
+    parser.add_argument("--ours", default=MAIN_ROW, choices=[*ROWS])
     parser.add_argument("--through", help="what the record's MarginSaliency is now")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
     arguments = parser.parse_args()
     if arguments.report:
-        report(arguments.cache, arguments.out)
+        report(arguments.cache, arguments.out, arguments.ours)
     elif arguments.replace:
         replace(arguments.cache, arguments.out)
     elif arguments.update:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,13 +192,15 @@ def rise(photo: Photograph, n_masks: int = 800, grid: int = 7) -> Tensor:
     return total / n_masks
 
 
-def coalition_perturbation(photo: Photograph) -> Tensor:
+def coalition_perturbation(photo: Photograph, **options: Any) -> Tensor:
     """The default, its coalitions made of the maps that CAMs look at."""
     from captum_margin.attr import CoalitionPerturbation
 
     return (
         CoalitionPerturbation(photo.model, photo.model.feature_map)
-        .attribute(photo.image, target=photo.target, internal_batch_size=CHUNK)[0]
+        .attribute(
+            photo.image, target=photo.target, internal_batch_size=CHUNK, **options
+        )[0]
         .mean(dim=0)
     )
 
@@ -215,6 +218,21 @@ def margin_saliency(photo: Photograph, **options: object) -> Tensor:
         )[0]
         .mean(dim=0)
     )
+
+
+def after_a_gradient(photo: Photograph, n_evaluations: int = 100) -> Tensor:
+    """MarginSaliency from one pass back to the pixels, of which one forward pass is."""
+    from captum.attr import Saliency
+
+    slopes = Saliency(lambda x: photo.model(x).log_softmax(dim=1)).attribute(
+        photo.image, target=photo.target, abs=False
+    )
+    prior = (slopes * (photo.image - photo.mean_colour)).sum(dim=1, keepdim=True)
+    side = photo.image.shape[-1] // 8 + 1  # odd at 32 pixels
+    prior = F.avg_pool2d(
+        F.pad(prior, (side // 2,) * 4, mode="replicate"), side, stride=1
+    )
+    return margin_saliency(photo, n_evaluations=n_evaluations - 1, prior=prior)
 
 
 def centre(photo: Photograph) -> Tensor:
