@@ -110,6 +110,7 @@ _MANY = (
     "MarginSaliency MarginSaliency-200 MarginSaliency-100-gradcam keeping-800 "
     "CoalitionPerturbation SHAP-800 RISE-800 LayerGradCam Occlusion-400 centre AttnLRP"
 )
+_COALITIONS = f"{_SALIENCY}_coalitions --methods"
 _COALITION = "python -m tests.benchmarks.coalition.bench --cache DIR/coalition"
 _PARTS = (
     "'without deletion' 'without evidence' 'without L_r' 'without L_conf' "
@@ -136,8 +137,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_MANY} --report --out tests/benchmarks/results/saliency_many.json",
     ),
     "coalition": (
-        _COALITION,
-        f"{_COALITION} --report",
+        f"{_COALITIONS} CoalitionPerturbation LayerGradCam centre",
+        f"{_COALITIONS} coalition-keeping --photographs 40",
+        f"{_SALIENCY}_coalitions --report --ours CoalitionPerturbation "
+        "--out tests/benchmarks/results/coalition.json",
     ),
     "coalition_parts": (
         f"{_COALITION}-parts --photographs 8 --methods {_PARTS}",
@@ -157,13 +160,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_COALITION}-parts --network efficientnet --report "
         "--out tests/benchmarks/results/coalition_residual.json",
     ),
-    **{
-        f"coalition_{network}": (
-            f"{_COALITION} --network {network}",
-            f"{_COALITION} --network {network} --report",
-        )
-        for network in ("efficientnet", "vit")
-    },
     "label_noise_human": (
         f"{_HUMAN} --half choice --cache DIR",
         f"{_HUMAN} --half report --cache DIR",

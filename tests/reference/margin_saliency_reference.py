@@ -179,35 +179,31 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
     s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
     n = len(s)
     covariance = kernel * n / np.trace(z @ kernel @ z.T)
-    inverses, likelihoods, variances = [], [], []
-    for noise in noises:
-        total = z @ covariance @ z.T + noise * np.eye(n)
-        inverses.append(np.linalg.inv(total))
-        # Gaussian, with the variance that makes the scores most likely.
-        variance = s @ inverses[-1] @ s / n
-        log_determinant = np.linalg.slogdet(total)[1]
-        likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
-        known = covariance @ z.T @ inverses[-1] @ z @ covariance
-        variances.append(variance * np.diag(covariance - known))
-    odds = np.exp(np.array(likelihoods) - max(likelihoods))
-    odds = odds / odds.sum()
-
-    def told_by(signal):
-        return sum(
-            o * covariance @ z.T @ inverse @ signal
-            for o, inverse in zip(odds, inverses, strict=True)
-        )
-
-    phi = told_by(s)
+    mean = np.zeros(len(kernel))
     if prior is not None:
         # What of it the kernel's fields can show.
         values, vectors = np.linalg.eigh(kernel)
         shown = vectors[:, values > 1e-9 * values.max()]
-        prior = shown @ (shown.T @ (prior - prior.mean()))
-        if_true = told_by(z @ prior)
-        slope = np.cov(phi, if_true)[0, 1] / if_true.var(ddof=1)
-        mean = max(0.0, slope) * prior
-        phi = mean + told_by(s - z @ mean)
+        mean = shown @ (shown.T @ (prior - prior.mean()))
+    maps, likelihoods, variances = [], [], []
+    for noise in noises:
+        total = z @ covariance @ z.T + noise * np.eye(n)
+        inverse = np.linalg.inv(total)
+        slope = 0.0
+        if prior is not None:
+            # Generalised least squares; a prior that is contradicted is dropped.
+            slope = max(0.0, (z @ mean) @ inverse @ s / (z @ mean @ inverse @ z @ mean))
+        left = s - slope * z @ mean
+        # Gaussian, with the variance that makes the scores most likely.
+        variance = left @ inverse @ left / n
+        log_determinant = np.linalg.slogdet(total)[1]
+        likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
+        maps.append(slope * mean + covariance @ z.T @ inverse @ left)
+        known = covariance @ z.T @ inverse @ z @ covariance
+        variances.append(variance * np.diag(covariance - known))
+    odds = np.exp(np.array(likelihoods) - max(likelihoods))
+    odds = odds / odds.sum()
+    phi = odds @ np.array(maps)
     # The common part: the slope, over sizes, of what phi leaves of the scores.
     along, energy = 0.0, 0.0
     for scores, presence, sizes, _ in alike:

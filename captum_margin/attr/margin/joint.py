@@ -20,9 +20,11 @@ Z_h^\top Z_h B + \lambda I)^{-1} b`, with the most likely :math:`\tau`.
 A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
 are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
 What the unions can tell of it, :math:`R Z_h m`, they tell; the rest is believed, and a
-says how much: it is the slope of :math:`R s_h` on :math:`R Z_h m` over the patches, of
-what the unions tell of the truth on what they would tell if the prior were true. A
-prior that they contradict, with a slope below 0, is dropped.
+says how much. It is the one under which the scores are most likely, the slope of
+:math:`s_h` on :math:`Z_h m` by generalised least squares (in geostatistics, kriging
+with an external drift), for each :math:`\lambda`: the better a prior explains the
+scores, the more of what it leaves is taken for noise. A prior that they contradict,
+with a slope below 0, is dropped.
 """
 
 from __future__ import annotations
@@ -151,14 +153,8 @@ class JointEvidence:
         fields = self._filtered[1:, 1:]
         if energy == 0:
             return fields.new_zeros(math.prod(self.shape))
-        fit = _ridge(self._n_unions, energy, crossed, fields)
-        if self.prior is None:
-            coefficients = fit(crossed[:, None])[:, 0]
-        else:
-            both = torch.stack([crossed, fields @ self.prior], dim=1)
-            told, told_of_prior = fit(both).T
-            confirmed = _slope(self._field(told), self._field(told_of_prior))
-            coefficients = told + confirmed * (self.prior - told_of_prior)
+        fit = _regression(self._n_unions, energy, crossed, fields, self.prior)
+        coefficients = fit.coefficients
         # What all patches have in common is filtered away; how much the unions gain by
         # their size, beyond what the map says, puts it back.
         rest = self._by_size[0] - self._by_size[1:] @ coefficients
@@ -178,7 +174,7 @@ class JointEvidence:
         grids = coefficients.view(-1, *(axis.shape[1] for axis in axes))
         return along_axes(grids, axes).flatten(1)
 
-    def _standard_error(self, fit: _Ridge) -> Tensor:
+    def _standard_error(self, fit: _Regression) -> Tensor:
         """That of the map at each patch, (P,)."""
         modes = self._fields(fit.vectors.T.contiguous())  # (D, P)
         error: Tensor = (fit.variances @ modes.square()).sqrt()
@@ -194,14 +190,6 @@ class JointEvidence:
         return coefficients / self._field(coefficients).std()
 
 
-def _slope(values: Tensor, on: Tensor) -> Tensor:
-    """Slope of the regression of some values on others, 0 if it is negative."""
-    away = on - on.mean()
-    energy = away.square().sum()
-    slope: Tensor = values @ away / energy.where(energy > 0, 1)
-    return slope.clamp(min=0)
-
-
 @lru_cache(maxsize=16)
 def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     """Fields along an axis whose products sum to a Gaussian kernel, (n_patches, d)."""
@@ -213,31 +201,23 @@ def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     return fields
 
 
-class _Ridge(NamedTuple):
-    """Ridge regressions with as much noise as the scores seem to have.
+class _Regression(NamedTuple):
+    """Ridge regression of scores on fields, with as much noise as they seem to have.
 
     Args:
+        coefficients (Tensor): (D,).
         vectors (Tensor): Of the features' Gram matrix, in columns, (D, D).
-        shrunk (Tensor): What divides along each of them, (D,).
         variances (Tensor): Of the coefficient along each of them, (D,).
     """
 
+    coefficients: Tensor
     vectors: Tensor
-    shrunk: Tensor
     variances: Tensor
 
-    def __call__(self, crossed: Tensor) -> Tensor:
-        """Coefficients (D, T) of features that explain T targets.
 
-        Args:
-            crossed (Tensor): Sums of products of features and targets, (D, T).
-        """
-        turned = self.vectors.T @ crossed
-        coefficients: Tensor = self.vectors @ (self.shrunk[:, None] * turned)
-        return coefficients
-
-
-def _ridge(n_unions: int, energy: Tensor, crossed: Tensor, gram: Tensor) -> _Ridge:
+def _regression(
+    n_unions: int, energy: Tensor, crossed: Tensor, gram: Tensor, prior: Tensor | None
+) -> _Regression:
     """The regression that fits scores by features.
 
     Args:
@@ -245,17 +225,42 @@ def _ridge(n_unions: int, energy: Tensor, crossed: Tensor, gram: Tensor) -> _Rid
         energy (Tensor): Sum of the scores' squares, above 0.
         crossed (Tensor): Sums of products of features and scores, (D,).
         gram (Tensor): And of features with each other, (D, D).
+        prior (Tensor, optional): Coefficients to begin with, but for a factor, (D,).
     """
     square = gram.trace() / n_unions  # the energy of a union's fields
     values, vectors = torch.linalg.eigh(gram / square)
     noises = torch.tensor(_NOISES).to(values)[:, None]
     noisy = values.clamp(min=0) + noises  # (L, D)
-    turned = (vectors.T @ crossed).square() / square
-    explained = (turned / noisy).sum(dim=1)
-    left = (1 - explained / energy) / noises[:, 0]
+
+    def product(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Of two signals under the inverse of the scores' covariance, (L,).
+
+        Args:
+            whole: Their product, a number.
+            left: Of one, the products with the fields, along the vectors, (D,).
+            right: Of the other.
+        """
+        explained = (left * right / noisy).sum(dim=1) / square
+        return (whole - explained) / noises[:, 0]
+
+    scores = vectors.T @ crossed
+    left = product(energy, scores, scores) / energy
+    drift = torch.zeros_like(noisy[:, :1]) * scores  # of the prior, the slope times it
+    if prior is not None:
+        if_true = gram @ prior  # what crossed would be
+        expected = vectors.T @ if_true
+        alike = product(prior @ crossed, expected, scores)
+        itself = product(prior @ if_true, expected, expected)
+        slope = (alike / itself.where(itself > 0, 1)).clamp(min=0)
+        left = left - slope * (2 * alike - slope * itself) / energy
+        drift = slope[:, None] * (vectors.T @ prior)
+        scores = scores - slope[:, None] * expected
     # The logarithm of the likelihood, with the most likely tau, but for a constant.
     spread = noisy.log().sum(dim=1) + (n_unions - len(crossed)) * noises[:, 0].log()
     likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
     tau = left * energy / n_unions
-    variances = likely @ (tau[:, None] * noises / noisy) / square
-    return _Ridge(vectors, likely @ (1 / noisy) / square, variances)
+    return _Regression(
+        vectors @ (likely @ (drift + scores / noisy / square)),
+        vectors,
+        likely @ (tau[:, None] * noises / noisy) / square,
+    )

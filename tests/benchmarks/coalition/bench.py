@@ -1,13 +1,13 @@
-"""CoalitionPerturbation and its peers on pictures, one network a run.
+"""CoalitionPerturbation without each of its parts, and in the form of the paper.
 
-Resumable: every record is kept in ``--cache``, in a folder a network, and not made
-again. Several processes may work at once on different ``--methods`` or a ``--part`` of
-the pictures; ``--report`` gathers what is there.
+Beside its peers it is in ``saliency/bench.py``. Resumable: every record is kept in
+``--cache``, in a folder a network, and not made again. Several processes may work at
+once on different ``--methods`` or a ``--part`` of the pictures; ``--report`` gathers
+what is there.
 
     export CAPTUM_MARGIN_DATA=...
-    python -m tests.benchmarks.coalition.bench --cache DIR --network efficientnet
-    python -m tests.benchmarks.coalition.bench --cache DIR --network efficientnet \\
-        --report
+    python -m tests.benchmarks.coalition.bench --cache DIR --photographs 8
+    python -m tests.benchmarks.coalition.bench --cache DIR --report --out FILE
 
 Networks and pictures are those of ``tests/benchmarks/networks/trained.py`` (the
 transformer's weights are where VIT_WEIGHTS says). Defaults were chosen on the tuning
@@ -45,7 +45,6 @@ from tests.benchmarks.networks.trained import (
     picture,
     pictures,
 )
-from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import (
     MAIN,
     N_STEPS,
@@ -186,9 +185,9 @@ METHODS: dict[str, Callable[[Photograph], Tensor]] = {
 DEFAULT = [
     "CoalitionPerturbation",
     "without deletion",
+    "without evidence",
+    "without coalitions",
     "LayerGradCam",
-    "centre",
-    "random",
 ]
 
 
@@ -202,12 +201,6 @@ def record_of(photo: Photograph, attribution: Tensor) -> dict[str, float]:
 def folder(cache: Path, network: NetworkName, purpose: Purpose = "report") -> Path:
     """Where the records of a network are kept."""
     return cache / (network if purpose == "report" else f"{network}-{purpose}")
-
-
-def result(network: NetworkName) -> Path:
-    """The record of a network: the first that there was has the plain name."""
-    suffix = "" if network == "squeezenet" else f"_{network}"
-    return RESULTS / f"coalition{suffix}.json"
 
 
 def run(
@@ -310,13 +303,14 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, default=100)
     parser.add_argument("--purpose", choices=("report", "tuning"), default="report")
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--out", type=Path, help="of the report, instead of results/")
+    parser.add_argument("--out", type=Path, help="of the report")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     network: NetworkName = arguments.network
     if arguments.report:
-        out = arguments.out or result(network)
-        report(network, arguments.cache, out, arguments.purpose)
+        if arguments.out is None:
+            parser.error("--report needs --out")
+        report(network, arguments.cache, arguments.out, arguments.purpose)
     else:
         run(
             network,

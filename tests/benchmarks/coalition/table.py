@@ -16,17 +16,11 @@ from tests.benchmarks.cells import (
     number,
     percent,
 )
-from tests.benchmarks.coalition.bench import result
 from tests.benchmarks.networks.trained import NETWORKS, TITLES
 from tests.benchmarks.records import load
+from tests.benchmarks.saliency.rows import ROWS
 
-COALITION = {
-    "CoalitionPerturbation": "**CoalitionPerturbation**",
-    "without deletion": "the same, `deletion=False`",
-    "LayerGradCam": "Captum LayerGradCam",
-    "centre": "blob in the centre",
-}
-WITHOUT_MODEL = ("centre",)
+COALITION = ("CoalitionPerturbation", "coalition-keeping", "LayerGradCam", "centre")
 DEFAULT_FORM = "the default, `deletion=False`"
 PARTS = {
     "without deletion": DEFAULT_FORM,
@@ -72,12 +66,11 @@ OPTIONS = {
 
 def coalition() -> str:
     """The measures of the paper beside independent ones, a block a network."""
-    networks = [name for name in NETWORKS if result(name).exists()]
-    blocks = [_block(load(result(name).stem)["methods"]) for name in networks]
-    lines = blocks[0].splitlines()[:2]
-    for name, block in zip(networks, blocks, strict=True):
-        if len(blocks) > 1:
-            lines.append(f"| *{TITLES[name]}* |" + " |" * lines[0].count(" | "))
+    networks = load("coalition")["networks"]
+    blocks = {name: _block(networks[name]["methods"]) for name in NETWORKS}
+    lines = blocks[NETWORKS[0]].splitlines()[:2]
+    for name, block in blocks.items():
+        lines.append(f"| *{TITLES[name]}* |" + " |" * lines[0].count(" | "))
         lines += block.splitlines()[2:]
     return "\n".join(lines)
 
@@ -85,26 +78,29 @@ def coalition() -> str:
 def _block(methods: dict[str, Any]) -> str:
     """One network's table; the best of each column is the best there."""
     rows: list[Row] = []
-    for name, label in COALITION.items():
-        if name not in methods:
-            continue
-        row = methods[name]
+    for name in COALITION:
+        row, method = methods[name], ROWS[name]
         passes = f"{row['metrics']['n_forward']['mean']:.0f}"
-        mask = f"{row['metrics']['mask_mean_soft']['mean']:.2f}"
+        ahead = row["paired"][DIFFERENCE]
         rows.append(
             [
-                label,
-                passes if name in WITHOUT_MODEL else f"{passes}, with backward",
+                method.title.removesuffix(", white box").removesuffix(", no model"),
+                str(row["photographs"]),
+                f"{passes}, with backward" if method.box == "white box" else passes,
                 metric(row, "drop_soft", error=True),
                 metric(row, "increase_soft", 2),
                 metric(row, "top1_soft", 2),
-                mask,
+                f"{row['metrics']['mask_mean_soft']['mean']:.2f}",
                 metric(row, DIFFERENCE, error=True),
+                number(ahead["mean"], 3, ahead["standard_error"])
+                if name != COALITION[0]
+                else EMPTY,
                 metric(row, "drop_keep20", 2),
             ]
         )
-    header = ["method", "passes", "average drop ↓", "increase ↑", "class kept ↑"]
-    header += ["mean of the map", INS_DEL, "drop, 20% kept ↓"]
+    header = ["method", "pictures", "passes", "average drop ↓", "increase ↑"]
+    header += ["class kept ↑", "mean of the map", INS_DEL]
+    header += [f"CoalitionPerturbation {MINUS} it", "drop, 20% kept ↓"]
     return markdown(header, rows)
 
 
