@@ -47,6 +47,8 @@ _NEIGHBOR_SHARE = 10
 _SMALLEST_SHARE = 0.01
 # Noise against signal, that are weighed: the energy of a union's fields is one.
 _NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+# A smaller share of the scores' energy is none.
+_ROUNDING = 1e-12
 
 
 class JointEvidence:
@@ -240,7 +242,7 @@ def _regression(
             left: Of one, the products with the fields, along the vectors, (D,).
             right: Of the other.
         """
-        explained = (left * right / noisy).sum(dim=1) / square
+        explained: Tensor = (left * right / noisy).sum(dim=1) / square
         return (whole - explained) / noises[:, 0]
 
     scores = vectors.T @ crossed
@@ -253,6 +255,7 @@ def _regression(
         itself = product(prior @ if_true, expected, expected)
         slope = (alike / itself.where(itself > 0, 1)).clamp(min=0)
         left = left - slope * (2 * alike - slope * itself) / energy
+        left = left.clamp(min=_ROUNDING)  # a perfect prior leaves nothing
         drift = slope[:, None] * (vectors.T @ prior)
         scores = scores - slope[:, None] * expected
     # The logarithm of the likelihood, with the most likely tau, but for a constant.

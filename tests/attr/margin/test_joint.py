@@ -136,6 +136,18 @@ def test_of_a_true_prior_all_is_believed():
     assert error(true_map()) < 0.02 < 0.2 < error(None)
 
 
+def test_a_perfect_prior_leaves_nothing():
+    """Scores that are exactly what a prior says, as far as fields show it."""
+    one = gathered([], true_map())
+    shown = one._field(one.prior)
+    (_, presence, sizes, kinds), *_ = rounds((30,))
+    for scale in (1e-6, 1.0, 3.0):
+        scores = scale * presence @ shown
+        found = gathered([(scores, presence, sizes, kinds)], true_map()).evidence()
+        expected = scale * shown * CELL[0] * CELL[1]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * scale)
+
+
 def test_noise_is_what_a_prior_leaves():
     """Of a true prior, noisy scores are taken for noise, and not for another map."""
 
