@@ -220,21 +220,6 @@ def margin_saliency(photo: Photograph, **options: object) -> Tensor:
     )
 
 
-def after_a_gradient(photo: Photograph, n_evaluations: int = 100) -> Tensor:
-    """MarginSaliency from one pass back to the pixels, of which one forward pass is."""
-    from captum.attr import Saliency
-
-    slopes = Saliency(lambda x: photo.model(x).log_softmax(dim=1)).attribute(
-        photo.image, target=photo.target, abs=False
-    )
-    prior = (slopes * (photo.image - photo.mean_colour)).sum(dim=1, keepdim=True)
-    side = photo.image.shape[-1] // 8 + 1  # odd at 32 pixels
-    prior = F.avg_pool2d(
-        F.pad(prior, (side // 2,) * 4, mode="replicate"), side, stride=1
-    )
-    return margin_saliency(photo, n_evaluations=n_evaluations - 1, prior=prior)
-
-
 def centre(photo: Photograph) -> Tensor:
     """A Gaussian in the middle of the picture: what a map without a model gets."""
     height, width = photo.image.shape[2:]

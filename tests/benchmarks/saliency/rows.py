@@ -82,14 +82,6 @@ ROWS: dict[str, Method] = {
     "MarginSaliency-100-gradcam": _ours(
         'prior="gradcam"', n_evaluations=100, prior="gradcam"
     ),
-    "MarginSaliency-100-gradient": Method(
-        "MarginSaliency",
-        methods.after_a_gradient,
-        "white box",
-        own=True,
-        option="prior=gradients * (image - mean), smoothed",
-        networks=OF_TRANSFORMERS,
-    ),
     "MarginSaliency-paper": _ours("paper=True", paper=True),
     "keeping-800": _ours("deletion=False", deletion=False),
     "keeping-200": _ours("deletion=False", n_evaluations=200, deletion=False),

@@ -48,6 +48,7 @@ from tests.benchmarks.networks.trained import (
     pictures,
     plain_network,
 )
+from tests.benchmarks.networks.vit import record_name
 from tests.benchmarks.records import RESULTS
 from tests.benchmarks.saliency.bench import mean_and_error
 from tests.benchmarks.sanity.methods import (
@@ -242,13 +243,13 @@ def report(cache: Path, out: Path) -> None:
         "seed": 0,
         "models": "squeezenet1_0 and efficientnet-lite0, ImageNet weights: trunk "
         f"{quick_dtype()}, classifier float32; the vision transformer of "
-        "results/vit.json",
+        f"results/{record_name()}.json",
         "randomised": "the initialisation before training; batch norm, where there is, "
         "with the statistics of the references",
         "stages": STAGES,
         "target": "the class that the trained network predicts, for all networks",
         OWN_CLASS: "all weights random, the class that this network predicts",
-        "MarginSaliency": "n_evaluations=200, deletion=False",
+        "MarginSaliency": "n_evaluations=200",
         "RepresentativeInterpretation": "fitted anew to each network: 50 photographs, "
         "1000 training digits; own_boundary counts maps without a shared polytope; as "
         "all 50 photographs are boundaries, the seed changes nothing there",

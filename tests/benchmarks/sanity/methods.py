@@ -66,7 +66,6 @@ def margin_saliency(case: Case) -> Tensor:
         case.images,
         target=case.targets,
         n_evaluations=200,
-        deletion=False,
         perturbations_per_eval=CHUNK,
         seed=case.seed,
     )[:, 0]

@@ -10,7 +10,7 @@ from tests.benchmarks.networks.trained import TITLES
 from tests.benchmarks.records import load
 
 _NAMES = {
-    "MarginSaliency-200": "**MarginSaliency**, 200 passes, `deletion=False`",
+    "MarginSaliency-200": "**MarginSaliency**, 200 passes",
     "RepresentativeInterpretation": "**RepresentativeInterpretation**",
     "CoalitionPerturbation": "**CoalitionPerturbation**",
     "LayerGradCam": "Captum LayerGradCam",
