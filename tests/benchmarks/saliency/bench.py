@@ -281,7 +281,8 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
                 + (f" --through {through}" if through else ""),
                 "paired": "the standard error is that of two independent means"
                 if made is None
-                else f"to rows of the earlier run through {through}",
+                else "picture by picture"
+                + (f"; to the earlier run's rows through {through}" if through else ""),
                 "versions": versions(),
                 "machine": machine(),
             }
