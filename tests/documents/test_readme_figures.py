@@ -158,6 +158,7 @@ def prose():
     yield from coalition_prose()
     yield from sanity_prose()
     yield from many_pictures_prose()
+    yield from localisation_prose()
 
 
 NETWORKS = ("squeezenet", "efficientnet")
@@ -289,6 +290,31 @@ def many_pictures_prose():
     yield f"differ by at most {max(moved):.3f}"
 
 
+def localisation_prose():
+    """GridPG: beside SHAP Partition, and maps with nothing above the noise."""
+    networks = load("grid_pointing")["networks"]
+    lead = [
+        of["rows"]["SHAP-500"]["ours_minus_it"]["score"] for of in networks.values()
+    ]
+    texts = [number(d["mean"], 3, d["standard_error"]).text for d in lead]
+    yield f"({', '.join(texts[:-1])} and {texts[-1]})"
+    few = [of["rows"]["MarginSaliency-200"]["n_empty"] for of in networks.values()]
+    yield "{}, {} and {} maps of 16, network by network".format(*few)
+    rows = {
+        problem: of["rows"] for problem, of in load("known_masks")["problems"].items()
+    }
+
+    def two(name, key):
+        pair = [rows[p][name]["metrics"][key] for p in rows]
+        return " and ".join(
+            number(one["mean"], 2, one["standard_error"]).text for one in pair
+        )
+
+    yield f"overlap of MarginSaliency, {two(MAIN_ROW, 'iou')}"
+    yield f"Occlusion's {two('Occlusion-400', 'iou')}"
+    yield f"energy, {two(MAIN_ROW, 'energy')}"
+
+
 def sanity_prose():
     record = load("sanity")
     digits = record["labels"]["methods"]
@@ -390,12 +416,26 @@ def coalition_prose():
         sign = MINUS if mean < 0 else "+"
         return f"{sign}{abs(mean):.{digits}f} ± {error:.{digits}f}"
 
-    beside = []
-    for record in ("coalition", "coalition_efficientnet", "coalition_vit"):
-        pair = load(record)["methods"]["LayerGradCam"]["ours_minus_it"]
-        pair = pair["insertion_minus_deletion"]
-        beside.append(signed(pair["mean"], pair["standard_error"], 3))
-    yield f"Grad-CAM's by {', '.join(beside[:-1])} and {beside[-1]}"
+    networks = load("coalition")["networks"]
+    of_all = [networks[name]["methods"] for name in networks]
+
+    def listed(texts):
+        return f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+    def ahead(name):
+        pairs = [of[name]["paired"]["insertion_minus_deletion"] for of in of_all]
+        return listed([signed(p["mean"], p["standard_error"], 3) for p in pairs])
+
+    yield f"Grad-CAM's by {ahead('LayerGradCam')}"
+    yield f"Deletion adds {ahead('coalition-keeping')}"
+    count = sum(of["CoalitionPerturbation"]["photographs"] for of in of_all)
+    yield f"No picture of these {count} failed"
+    kept = [
+        [number(of[name]["metrics"]["drop_keep20"]["mean"], 2).text for of in of_all]
+        for name in ("CoalitionPerturbation", "LayerGradCam")
+    ]
+    pairs = [" against ".join(pair) for pair in zip(*kept, strict=True)]
+    yield f"With 20% kept on black it loses to Grad-CAM ({listed(pairs)})"
     mean, error = less("without L_conf")
     yield f"(without it {signed(-mean, error, 2)})"
     yield f"coalitions {signed(*less('without coalitions'), 2)}"

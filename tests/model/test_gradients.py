@@ -133,6 +133,22 @@ def test_a_slope_of_zero_throughout_is_warned_of():
         assert not explainer.attribute(images(1), target=0).any()
 
 
+def test_a_class_that_stays_ahead_has_no_slope_to_warn_of():
+    """The margin is 0 as long as no other class is ahead, and its slope with it."""
+
+    def model(x):
+        return torch.stack([x.mean(dim=(1, 2, 3)), x.new_full(x.shape[:1], 0.1)], 1)
+
+    options = {"confidence": "margin", "n_steps": 1, "return_details": True}
+    options |= {"baselines": 0.0, "feature_mask": torch.zeros(1, 1, 16, 16).long()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*gradient was zero")
+        _, details = CoalitionPerturbation(model).attribute(
+            images(1), target=0, **options
+        )
+    assert details.n_steps.tolist() == [1] and details.losses[0, 1] == 0
+
+
 class Returns(nn.Module):
     """A layer that returns its maps in a container."""
 

@@ -353,6 +353,8 @@ def search(
         optimizer.step()
         mask.bound()
     flat = (resisted == 0).transpose(0, 1).flatten(1).all(dim=1) & ~stand
+    if options.confidence == "margin":  # flat as long as no class came ahead
+        flat &= (losses[:, 1] > 0).any(dim=0)
     if bool(flat.any()) and options.n_steps > 0:
         _warn_of_no_slope(flat)
     scorer.watch.warn()
@@ -402,8 +404,10 @@ def _confidence(
     loss, slope = p.new_zeros(p.shape[:2]), torch.zeros_like(p)
     images = active.nonzero().squeeze(1)
     ways, samples = (torch.arange(len(of), device=p.device) for of in (p, noises))
-    runs = torch.cartesian_prod(images, ways, samples)
-    for which, way, sample in (part.unbind(dim=1) for part in runs.split(options.rows)):
+    # The first perturbations before the others: they go in the passes, and round as
+    # they do, in which they go without others.
+    runs = torch.cartesian_prod(ways, images, samples)
+    for way, which, sample in (part.unbind(dim=1) for part in runs.split(options.rows)):
         leaf = p[way, which].requires_grad_()
         of_rows, of_leaf = _slope(scorer, leaf, noises[sample], which)
         of_rows, of_leaf = of_rows / len(noises), of_leaf / len(noises)

@@ -269,6 +269,17 @@ def test_deletion_finds_what_would_do_instead():
     assert first > 0.9 and second > 2 * outside
 
 
+def test_deletion_only_adds_evidence():
+    """The search is the same, to the last bit: what is enough stays what it was."""
+    x, mask, model = thin(batch=3)
+    options = {"target": 0, "feature_mask": mask, "n_steps": 12, "return_details": True}
+    _, without = attribute(model, x, **options, deletion=False)
+    _, details = attribute(model, x, **options)
+    assert torch.equal(details.kept, without.kept)
+    assert torch.equal(details.losses.nan_to_num(), without.losses.nan_to_num())
+    assert not torch.equal(details.evidence, without.evidence)
+
+
 @pytest.mark.parametrize("options", [{}, {"noise": 0.5}, {"mask_size": None}], ids=str)
 def test_the_map_is_the_geometric_mean_of_mask_and_evidence(options):
     x, mask, model = thin()
