@@ -138,6 +138,25 @@ def written(cache, **scores):
             path.write_text(json.dumps(record))
 
 
+def test_a_report_may_compare_with_another_row(order, tmp_path):
+    run(tmp_path)
+    bench.report(tmp_path, tmp_path / "out.json", "RISE-800")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["settings"]["paired"].startswith("RISE-800 minus the method")
+    scores = {"a": [0.5, 0.25, 1.0], "b": [0.25, 0.75, 0.0]}
+    records = {
+        name: {
+            f"p{number}": {bench.MAIN: value, "drop_keep20": 2 * value}
+            for number, value in enumerate(values)
+        }
+        for name, values in scores.items()
+    }
+    del records["b"]["p2"]  # not yet finished
+    paired = bench.rows_of(records, "a")["b"]["paired"]
+    assert paired[bench.MAIN]["mean"] == (0.25 - 0.5) / 2
+    assert paired["drop_keep20"]["mean"] == 2 * (0.25 - 0.5) / 2
+
+
 def test_a_later_main_row_is_told_from_earlier_ones_through_what_both_have(
     tmp_path, monkeypatch
 ):
