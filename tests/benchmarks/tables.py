@@ -138,7 +138,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "coalition": (
         f"{_COALITIONS} CoalitionPerturbation LayerGradCam centre",
-        f"{_COALITIONS} coalition-keeping --photographs 40",
+        f"{_COALITIONS} coalition-keeping --photographs 29 --networks squeezenet "
+        "efficientnet",
+        f"{_COALITIONS} coalition-keeping --networks vit",
         f"{_SALIENCY}_coalitions --report --ours CoalitionPerturbation "
         "--out tests/benchmarks/results/coalition.json",
     ),

@@ -561,6 +561,16 @@ def test_figures_of_deletion_on_the_front_page():
     assert f"{', '.join(gains[:-1])} and {gains[-1]}, network by network" in text
     assert f"the average drop ({', '.join(drops)})" in text
     assert f"keeps {kept_share(record, 'MarginSaliency-200')} of insertion" in text
+    coalitions = [
+        paired_text(found["methods"]["LayerGradCam"])
+        for found in load("coalition")["networks"].values()
+    ]
+    ahead = f"{', '.join(coalitions[:-1])} and {coalitions[-1]}"
+    assert f"ahead of Grad-CAM by {ahead} on 100 pictures of each network" in text
+    pictures = {
+        len(found["photographs"]) for found in load("coalition")["networks"].values()
+    }
+    assert pictures == {100}
 
 
 def test_figures_of_the_mistakes_of_people():
