@@ -232,7 +232,8 @@ class MarginSaliency(PerturbationAttribution):
             deletion (bool, optional): Whether the later rounds of soft unions also
                 delete what the map points at, as far as the score has room to fall: the
                 map then tells what the model cannot do without, beside what is enough
-                for it. If False they only keep it; where there are no rounds it says
+                for it. If False they only keep it, which finds parts better that speak
+                for the target only together; where there are no rounds it says
                 nothing. Default: True
             seed (int, optional): Seed of the unions, the same for every example; the
                 global random state is neither used nor changed. Default: 0
