@@ -155,6 +155,8 @@ def main() -> int:
         command = "python -m tests.benchmarks.localisation.masks --cache DIR --report"
         if arguments.pictures != N_PICTURES:
             command += f" --pictures {arguments.pictures}"
+        if [*arguments.methods] != [*SHOWN]:
+            command += f" --methods {' '.join(arguments.methods)}"
         settings = {
             "command": command,
             "seed": 0,

@@ -22,6 +22,7 @@ OURS = "MarginSaliency"
 SHOWN = (
     OURS,
     "MarginSaliency-200",
+    "keeping-800",
     "CoalitionPerturbation",
     "LayerGradCam",
     "LeGrad",
