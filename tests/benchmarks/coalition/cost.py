@@ -56,9 +56,8 @@ def perturbation(**options: object) -> Callable[[nn.Module, Tensor], None]:
     def run(model: nn.Module, x: Tensor) -> None:
         mask = torch.arange(224, device=x.device) // 56
         mask = (4 * mask[:, None] + mask)[None, None]
-        target = model(x).argmax(dim=1)
         CoalitionPerturbation(model).attribute(
-            x, target=target, feature_mask=mask, **options
+            x, target=sought(model, x), feature_mask=mask, **options
         )
 
     return run
@@ -80,7 +79,17 @@ def whole() -> Callable[[nn.Module, Tensor], None]:
     """Coalitions and search, as a user calls it."""
     from captum_margin.attr import CoalitionPerturbation
 
-    return lambda model, x: CoalitionPerturbation(model).attribute(x, target=0)
+    return lambda model, x: CoalitionPerturbation(model).attribute(
+        x, target=sought(model, x)
+    )
+
+
+@torch.no_grad()
+def sought(model: nn.Module, x: Tensor) -> int:
+    """The class that loses most without the image: of others nothing is to be kept."""
+    faded = x[:1].mean(dim=(2, 3), keepdim=True).expand_as(x[:1])
+    lost = model(x[:1]).log_softmax(dim=1) - model(faded).log_softmax(dim=1)
+    return int(lost.argmax())
 
 
 def measure(name: str, line: str, device: str, queue: multiprocessing.Queue) -> None:
