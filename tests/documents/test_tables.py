@@ -143,10 +143,15 @@ def test_coalitions_have_a_block_a_network():
         range(3, len(lines), rows + 1), networks.values(), strict=True
     ):
         block = [line.split(" | ") for line in lines[start : start + rows]]
+        found = [network["methods"][name] for name in coalition.COALITION]
+        same = [row["photographs"] == found[0]["photographs"] for row in found]
         drops = [
-            network["methods"][name]["metrics"]["drop_soft"]["mean"]
-            for name in coalition.COALITION
+            row["metrics"]["drop_soft"]["mean"] if alike else 1.0
+            for row, alike in zip(found, same, strict=True)
         ]
         best = drops.index(min(drops))
         assert ["**" in row[3] for row in block] == [i == best for i in range(rows)]
+        # Means of fewer pictures are not shown beside those of all.
+        assert [bool(row[3]) for row in block] == same
+        assert all(row[8] for row in block[1:])
         assert "CoalitionPerturbation" in block[0][0] and not block[0][8]

@@ -82,20 +82,27 @@ def _block(methods: dict[str, Any]) -> str:
         row, method = methods[name], ROWS[name]
         passes = f"{row['metrics']['n_forward']['mean']:.0f}"
         ahead = row["paired"][DIFFERENCE]
+        # Means of other pictures are no means to compare with.
+        same = row["photographs"] == methods[COALITION[0]]["photographs"]
+        shown: list[str | Cell] = [
+            metric(row, "drop_soft", error=True),
+            metric(row, "increase_soft", 2),
+            metric(row, "top1_soft", 2),
+            f"{row['metrics']['mask_mean_soft']['mean']:.2f}",
+            metric(row, DIFFERENCE, error=True),
+            number(ahead["mean"], 3, ahead["standard_error"])
+            if name != COALITION[0]
+            else EMPTY,
+            metric(row, "drop_keep20", 2),
+        ]
+        if not same:
+            shown = [cell if i == 5 else EMPTY for i, cell in enumerate(shown)]
         rows.append(
             [
                 method.title.removesuffix(", white box").removesuffix(", no model"),
                 str(row["photographs"]),
                 f"{passes}, with backward" if method.box == "white box" else passes,
-                metric(row, "drop_soft", error=True),
-                metric(row, "increase_soft", 2),
-                metric(row, "top1_soft", 2),
-                f"{row['metrics']['mask_mean_soft']['mean']:.2f}",
-                metric(row, DIFFERENCE, error=True),
-                number(ahead["mean"], 3, ahead["standard_error"])
-                if name != COALITION[0]
-                else EMPTY,
-                metric(row, "drop_keep20", 2),
+                *shown,
             ]
         )
     header = ["method", "pictures", "passes", "average drop ↓", "increase ↑"]
