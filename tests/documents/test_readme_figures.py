@@ -10,6 +10,7 @@ import pytest
 
 from tests.benchmarks.cells import MINUS, number
 from tests.benchmarks.label_noise.table import NOISY, RANKINGS
+from tests.benchmarks.localisation.rows import beats_controls
 from tests.benchmarks.records import load
 from tests.benchmarks.saliency.rows import MAIN_ROW
 
@@ -300,9 +301,27 @@ def localisation_prose():
     yield f"({', '.join(texts[:-1])} and {texts[-1]})"
     few = [of["rows"]["MarginSaliency-200"]["n_empty"] for of in networks.values()]
     yield "{}, {} and {} maps of 16, network by network".format(*few)
+    none = [of["rows"]["CoalitionPerturbation"]["n_empty"] for of in networks.values()]
+    yield "On {}, {} and {} of the 16 grids, network by network".format(*none)
     rows = {
         problem: of["rows"] for problem, of in load("known_masks")["problems"].items()
     }
+    no_better = {
+        problem: [
+            name
+            for name in ("RISE-800", "LayerGradCam", "region-search")
+            if not beats_controls(row[name], "energy")
+        ]
+        for problem, row in rows.items()
+    }
+    assert no_better == {
+        "linear": ["RISE-800", "LayerGradCam"],
+        "xor": ["RISE-800", "region-search"],
+    }
+    yield (
+        "RISE is no better than a map without a model in either problem, Grad-CAM in "
+        "the linear one and greedy region search under XOR"
+    )
 
     def two(name, key):
         pair = [rows[p][name]["metrics"][key] for p in rows]
@@ -545,6 +564,19 @@ def words():
 @pytest.mark.parametrize("said", [*prose()])
 def test_figures_of_the_prose(said):
     assert said in words(), "the records say so, the page does not"
+
+
+@pytest.mark.parametrize("network", load("saliency")["networks"])
+def test_no_map_that_keeps_as_little_drops_less_than_coalitionperturbation(network):
+    assert "the lowest of all maps of the main table that keep as little" in words()
+    found = load("saliency")["networks"][network]["methods"]
+    drop, kept = (
+        {name: row["metrics"][key]["mean"] for name, row in found.items()}
+        for key in ("drop_soft", "mask_mean_soft")
+    )
+    ours = "CoalitionPerturbation"
+    little = [name for name in found if kept[name] <= kept[ours]]
+    assert len(little) > 3 and min(little, key=drop.__getitem__) == ours
 
 
 def test_figures_of_deletion_on_the_front_page():
