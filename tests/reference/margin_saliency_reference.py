@@ -4,6 +4,8 @@ Dense graphs, one example, one union, one pixel at a time. Imports nothing of
 captum_margin. ``score`` is a function from one example to one number.
 """
 
+import itertools
+
 import numpy as np
 
 from tests.reference.margin_listings import high_pass, knn_weights
@@ -158,19 +160,28 @@ def kernel_of_axis(n_patches, deviation, smallest_share):
     return total
 
 
-def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10):
-    """The map (P,) that explains the scores of all rounds, and its standard errors.
+def joint_evidence(
+    rounds, kernel, patches_a_cell, noises, ratios, prior=None, share=10
+):
+    """The map (P,) that explains the scores of all rounds, its standard errors, and how
+    many times as noisy as unions of kind 0 those of kind 1 are.
 
     A Gaussian process. ``rounds`` are (scores, presence, sizes, kinds): only unions of
     a kind are compared. ``kernel`` (P, P) is the covariance of the map before there
     are scores, and a prior (P,) gives its mean but for the scale.
     """
-    alike = []
+    alike, second = [], []
     for scores, presence, sizes, kinds in rounds:
         for kind in np.unique(kinds):
             of = kinds == kind
+            if of.sum() == 1:
+                continue  # nothing to be compared with
             n_neighbors = max(1, min(len(kinds) // share, of.sum() - 1))
             alike.append((scores[of], presence[of], sizes[of], n_neighbors))
+            second.append(np.full(of.sum(), kind == 1))
+    second = np.concatenate(second)
+    if not second.any():
+        ratios = (1.0,)
     filtered, filtered_presence = [], []
     for scores, presence, sizes, n_neighbors in alike:
         weights = knn_weights(np.asarray(sizes)[:, None], n_neighbors)
@@ -186,8 +197,8 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
         shown = vectors[:, values > 1e-9 * values.max()]
         mean = shown @ (shown.T @ (prior - prior.mean()))
     maps, likelihoods, variances = [], [], []
-    for noise in noises:
-        total = z @ covariance @ z.T + noise * np.eye(n)
+    for ratio, noise in itertools.product(ratios, noises):
+        total = z @ covariance @ z.T + noise * np.diag(np.where(second, ratio, 1.0))
         inverse = np.linalg.inv(total)
         slope = 0.0
         if prior is not None:
@@ -212,4 +223,6 @@ def joint_evidence(rounds, kernel, patches_a_cell, noises, prior=None, share=10)
         along += (away * (left - left.mean())).sum()
         energy += (away**2).sum()
     error = np.sqrt(odds @ np.array(variances))
-    return (phi + along / energy) * patches_a_cell, error * patches_a_cell
+    found = (phi + along / energy) * patches_a_cell
+    ratio = odds @ np.repeat(ratios, len(noises))
+    return found, error * patches_a_cell, ratio

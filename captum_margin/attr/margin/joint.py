@@ -17,6 +17,12 @@ noisy the scores are they tell themselves: R is the mean over values of
 :math:`\varphi` at a patch with fields b, :math:`\tau \lambda\, b^\top (B^\top
 Z_h^\top Z_h B + \lambda I)^{-1} b`, with the most likely :math:`\tau`.
 
+One map for unions that keep and unions that delete says too much where parts speak for
+a class only together: without either of them the other tells nothing, and which of them
+is taken away no longer matters. Unions of the second kind therefore have a noise
+:math:`\rho \lambda`, and :math:`\rho \ge 1` is weighed by the same likelihood: what
+deletes is believed as much as what keeps, or less.
+
 A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
 are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
 What the unions can tell of it, :math:`R Z_h m`, they tell; the rest is believed, and a
@@ -30,6 +36,7 @@ with a slope below 0, is dropped.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,6 +54,8 @@ _NEIGHBOR_SHARE = 10
 _SMALLEST_SHARE = 0.01
 # Noise against signal, that are weighed: the energy of a union's fields is one.
 _NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+# How many times as noisy as the first kind of unions the second is, that is weighed.
+_RATIOS = (1.0, 3.0, 10.0, 30.0)
 # A smaller share of the scores' energy is none.
 _ROUNDING = 1e-12
 
@@ -84,12 +93,14 @@ class JointEvidence:
             self.prior = self._coefficients(prior.to("cpu", torch.float64))
         self._high_pass = HighPass("random_walk")
         n_fields = math.prod(axis.shape[1] for axis in self.axes)
-        self._n_unions = 0
-        # Sums over unions of products of the score and the fields: with each other when
-        # filtered, and with the size when not.
-        self._filtered = torch.zeros(1 + n_fields, 1 + n_fields, dtype=torch.float64)
+        # Of each kind: unions, and sums over them of products of the score and the
+        # fields, filtered, with each other.
+        self._n_unions = [0, 0]
+        self._filtered = torch.zeros(2, 1 + n_fields, 1 + n_fields, dtype=torch.float64)
+        # Those of the size with score and fields, unfiltered, and with itself.
         self._by_size = torch.zeros(1 + n_fields, dtype=torch.float64)
         self._sizes = torch.zeros((), dtype=torch.float64)
+        self._fitted: _Regression | None = None  # of all these sums
 
     def add(
         self, scores: Tensor, presence: Tensor, sizes: Tensor, kinds: Tensor
@@ -100,7 +111,8 @@ class JointEvidence:
             scores (Tensor): Scores of the unions, (N,).
             presence (Tensor): How much of each patch each union keeps, (N, P).
             sizes (Tensor): Patches that each union keeps, (N,).
-            kinds (Tensor): Only unions of one kind are compared, int64, (N,).
+            kinds (Tensor): Only unions of one kind are compared: 0, or 1 for those that
+                may be noisier; int64, (N,).
 
         Returns:
             Tensor: The filtered scores, (N,), float64, on the CPU.
@@ -114,15 +126,24 @@ class JointEvidence:
         kinds = kinds.cpu()
         n_neighbors = max(1, len(sizes) // _NEIGHBOR_SHARE)
         found = torch.empty_like(scores)
-        for kind in kinds.unique():
+        for kind in kinds.unique().tolist():
             alike = kinds == kind
+            if alike.sum() == 1:  # with nothing to be compared with
+                found[alike] = 0.0
+                continue
             found[alike] = self._add(
-                scores[alike], features[alike], sizes[alike], n_neighbors
+                kind, scores[alike], features[alike], sizes[alike], n_neighbors
             )
+        self._fitted = None
         return found
 
     def _add(
-        self, scores: Tensor, features: Tensor, sizes: Tensor, n_neighbors: int
+        self,
+        kind: int,
+        scores: Tensor,
+        features: Tensor,
+        sizes: Tensor,
+        n_neighbors: int,
     ) -> Tensor:
         """Takes in unions of one kind; their filtered scores."""
         scores = scores - scores.mean()
@@ -132,8 +153,8 @@ class JointEvidence:
         edge_index, edge_weight = knn_graph_1d(sizes, n_neighbors)
         filtered: Tensor = self._high_pass(raw, edge_index, edge_weight)
         sizes = sizes - sizes.mean()
-        self._n_unions += len(sizes)
-        self._filtered += filtered.T @ filtered
+        self._n_unions[kind] += len(sizes)
+        self._filtered[kind] += filtered.T @ filtered
         self._by_size += sizes @ raw
         self._sizes += sizes @ sizes
         return filtered[:, 0]
@@ -151,20 +172,31 @@ class JointEvidence:
 
         Cost: O((D + P) * D^2) time for D fields.
         """
-        energy, crossed = self._filtered[0, 0], self._filtered[1:, 0]
-        fields = self._filtered[1:, 1:]
-        if energy == 0:
-            return fields.new_zeros(math.prod(self.shape))
-        fit = _regression(self._n_unions, energy, crossed, fields, self.prior)
-        coefficients = fit.coefficients
+        fit = self._fit()
+        if fit is None:
+            return self._filtered.new_zeros(math.prod(self.shape))
         # What all patches have in common is filtered away; how much the unions gain by
         # their size, beyond what the map says, puts it back.
-        rest = self._by_size[0] - self._by_size[1:] @ coefficients
+        rest = self._by_size[0] - self._by_size[1:] @ fit.coefficients
         common = rest / self._sizes
-        field = self._field(coefficients) + common
+        field = self._field(fit.coefficients) + common
         if standard_errors:
             field -= standard_errors * self._standard_error(fit).square().mean().sqrt()
         return field * self.patches_a_cell
+
+    def noise_ratio(self) -> float:
+        """How many times as noisy unions of the second kind seem, from 1 to 30.
+
+        1 where there are none, or scores are all alike.
+        """
+        fit = self._fit()
+        return 1.0 if fit is None else fit.ratio
+
+    def _fit(self) -> _Regression | None:
+        """The regression on all unions so far; None where scores are all alike."""
+        if self._fitted is None and self._filtered[:, 0, 0].any():
+            self._fitted = _regression(self._n_unions, self._filtered, self.prior)
+        return self._fitted
 
     def _field(self, coefficients: Tensor) -> Tensor:
         """The map of coefficients (D,), (P,)."""
@@ -178,7 +210,7 @@ class JointEvidence:
 
     def _standard_error(self, fit: _Regression) -> Tensor:
         """That of the map at each patch, (P,)."""
-        modes = self._fields(fit.vectors.T.contiguous())  # (D, P)
+        modes = self._fields(fit.modes)  # (R * D, P)
         error: Tensor = (fit.variances @ modes.square()).sqrt()
         return error
 
@@ -208,28 +240,88 @@ class _Regression(NamedTuple):
 
     Args:
         coefficients (Tensor): (D,).
-        vectors (Tensor): Of the features' Gram matrix, in columns, (D, D).
-        variances (Tensor): Of the coefficient along each of them, (D,).
+        modes (Tensor): Combinations of the fields whose errors are independent, for
+            each of R ratios of noise D of them, in rows, (R * D, D).
+        variances (Tensor): Of the map along each, (R * D,).
+        ratio (float): How many times as noisy the second kind of unions is.
     """
 
     coefficients: Tensor
-    vectors: Tensor
+    modes: Tensor
     variances: Tensor
+    ratio: float
 
 
 def _regression(
-    n_unions: int, energy: Tensor, crossed: Tensor, gram: Tensor, prior: Tensor | None
+    n_unions: Sequence[int], products: Tensor, prior: Tensor | None
 ) -> _Regression:
     """The regression that fits scores by features.
 
     Args:
-        n_unions (int): N.
-        energy (Tensor): Sum of the scores' squares, above 0.
-        crossed (Tensor): Sums of products of features and scores, (D,).
-        gram (Tensor): And of features with each other, (D, D).
+        n_unions (Sequence[int]): N of each of two kinds.
+        products (Tensor): Sums over the unions of each kind of products of the score,
+            first, and the features with each other, (2, 1 + D, 1 + D).
         prior (Tensor, optional): Coefficients to begin with, but for a factor, (D,).
     """
-    square = gram.trace() / n_unions  # the energy of a union's fields
+    of_all = products.sum(dim=0)
+    energy = of_all[0, 0]
+    square = of_all[1:, 1:].trace() / sum(n_unions)  # the energy of a union's fields
+    ratios = torch.tensor(_RATIOS if n_unions[1] else _RATIOS[:1]).to(products)
+    fits = [
+        _ridge(n_unions, products, energy, square, prior, ratio) for ratio in ratios
+    ]
+    likelihoods = torch.stack([fit.likelihoods for fit in fits])  # (R, L)
+    likely = torch.softmax(likelihoods.flatten(), dim=0).view_as(likelihoods)
+    return _Regression(
+        sum(
+            fit.vectors @ (weights @ fit.coefficients)
+            for fit, weights in zip(fits, likely, strict=True)
+        ),
+        torch.cat([fit.vectors.T for fit in fits]),
+        torch.cat(
+            [weights @ fit.variances for fit, weights in zip(fits, likely, strict=True)]
+        ),
+        float(likely.sum(dim=1) @ ratios),
+    )
+
+
+class _Ridge(NamedTuple):
+    """Regressions with L values of noise, all along the same vectors.
+
+    Args:
+        vectors (Tensor): In columns, (D, D).
+        coefficients (Tensor): Along them, (L, D).
+        variances (Tensor): Of these, (L, D).
+        likelihoods (Tensor): Logarithms, but for a constant, (L,).
+    """
+
+    vectors: Tensor
+    coefficients: Tensor
+    variances: Tensor
+    likelihoods: Tensor
+
+
+def _ridge(
+    n_unions: Sequence[int],
+    products: Tensor,
+    energy: Tensor,
+    square: Tensor,
+    prior: Tensor | None,
+    ratio: Tensor,
+) -> _Ridge:
+    """The regressions where the second kind has so many times the noise of the first.
+
+    Args:
+        n_unions (Sequence[int]): As in :func:`_regression`.
+        products (Tensor): As there.
+        energy (Tensor): The unit of the scores' squares, above 0.
+        square (Tensor): That of the features' squares.
+        prior (Tensor, optional): As there.
+        ratio (Tensor): Of the noise, a number.
+    """
+    n = sum(n_unions)
+    weighted = products[0] + products[1] / ratio
+    crossed, gram = weighted[1:, 0], weighted[1:, 1:]
     values, vectors = torch.linalg.eigh(gram / square)
     noises = torch.tensor(_NOISES).to(values)[:, None]
     noisy = values.clamp(min=0) + noises  # (L, D)
@@ -246,7 +338,7 @@ def _regression(
         return (whole - explained) / noises[:, 0]
 
     scores = vectors.T @ crossed
-    left = product(energy, scores, scores) / energy
+    left = product(weighted[0, 0], scores, scores) / energy
     drift = torch.zeros_like(noisy[:, :1]) * scores  # of the prior, the slope times it
     if prior is not None:
         if_true = gram @ prior  # what crossed would be
@@ -255,15 +347,16 @@ def _regression(
         itself = product(prior @ if_true, expected, expected)
         slope = (alike / itself.where(itself > 0, 1)).clamp(min=0)
         left = left - slope * (2 * alike - slope * itself) / energy
-        left = left.clamp(min=_ROUNDING)  # a perfect prior leaves nothing
         drift = slope[:, None] * (vectors.T @ prior)
         scores = scores - slope[:, None] * expected
+    left = left.clamp(min=_ROUNDING)  # a perfect prior leaves nothing
     # The logarithm of the likelihood, with the most likely tau, but for a constant.
-    spread = noisy.log().sum(dim=1) + (n_unions - len(crossed)) * noises[:, 0].log()
-    likely = torch.softmax(-(n_unions * left.log() + spread) / 2, dim=0)
-    tau = left * energy / n_unions
-    return _Regression(
-        vectors @ (likely @ (drift + scores / noisy / square)),
+    spread = noisy.log().sum(dim=1) + (n - len(crossed)) * noises[:, 0].log()
+    spread = spread + n_unions[1] * ratio.log()
+    tau = left * energy / n
+    return _Ridge(
         vectors,
-        likely @ (tau[:, None] * noises / noisy) / square,
+        drift + scores / noisy / square,
+        tau[:, None] * noises / noisy / square,
+        -(n * left.log() + spread) / 2,
     )

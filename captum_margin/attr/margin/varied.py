@@ -106,7 +106,9 @@ def explain_by_varied_unions(
             if keep_stages:
                 energy = influence(filtered).to(of_domain)
                 stages[i] = (*stages[i], Stage(domain, of_domain, energy))
-            deleting[i] = _next_deleting(of_domain, domain.kinds, deleting[i])
+            deleting[i] = _next_deleting(
+                of_domain, domain.kinds, deleting[i], joint[i].noise_ratio()
+            )
             last = number == n_rounds - 1
             beyond = _STANDARD_ERRORS if last else 0.0
             evidence[i] = joint[i].evidence(beyond).to(nothing)
@@ -119,18 +121,23 @@ def explain_by_varied_unions(
     ]
 
 
-def _next_deleting(scores: Tensor, kinds: Tensor, share: float) -> float:
+def _next_deleting(
+    scores: Tensor, kinds: Tensor, share: float, noise_ratio: float = 1.0
+) -> float:
     """Share of the next round's unions that delete: where there is more to be won.
 
     What keeps could score as much as the best, what deletes as little as the least;
     what the scores lack of it in the mean is the room of either. Random unions, a round
     without a map, are both at once. Where a network gives up as soon as a little is
-    missing there is no room below, and all is told by what is kept.
+    missing there is no room below, and all is told by what is kept. Where what deletes
+    is noisier, as where parts speak for the target only together, fewer are asked.
 
     Args:
         scores (Tensor): Of a round, (N,).
         kinds (Tensor): Which unions delete, (N,).
         share (float): What it was, and stays where nothing is to be seen.
+        noise_ratio (float, optional): How many times as noisy unions that delete are.
+            Default: 1.0
     """
     if share == 0 or scores.max() == scores.min():
         return share
@@ -138,4 +145,4 @@ def _next_deleting(scores: Tensor, kinds: Tensor, share: float) -> float:
     deleted = scores[delete] if delete.any() else scores
     above = float(scores.max() - scores[~delete].mean())
     below = float(deleted.mean() - scores.min())
-    return min(_MOST_DELETING, below / (above + below))
+    return min(_MOST_DELETING, below / (above + below)) / noise_ratio

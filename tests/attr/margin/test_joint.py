@@ -34,6 +34,12 @@ def rounds(counts=(40, 25), noise=0.3, seed=0):
     return made
 
 
+def of_second_kind(count, noise, seed=30):
+    """A round of unions of the second kind."""
+    ((scores, presence, sizes, kinds),) = rounds((count,), noise, seed)
+    return scores, presence, sizes, kinds + 1
+
+
 def true_map():
     y, x = torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij")
     bump = torch.exp(-((y - 3.0) ** 2 + (x - 8.0) ** 2) / 8)
@@ -49,8 +55,11 @@ def gathered(made, prior=None):
 
 @pytest.mark.parametrize("with_prior", [False, True])
 @pytest.mark.parametrize("counts", [(40, 25), (12,), (150, 30)])
-def test_against_a_gaussian_process(with_prior, counts):
+@pytest.mark.parametrize("noise_of_second", [None, 0.0, 6.0])
+def test_against_a_gaussian_process(with_prior, counts, noise_of_second):
     made = rounds(counts)
+    if noise_of_second is not None:
+        made = [*made, of_second_kind(30, noise_of_second)]
     prior = draws(N_PATCHES, seed=7) if with_prior else None
     kernel = np.kron(
         *(
@@ -58,11 +67,12 @@ def test_against_a_gaussian_process(with_prior, counts):
             for n, cell in zip(SHAPE, CELL, strict=True)
         )
     )
-    expected, error = reference.joint_evidence(
+    expected, error, ratio = reference.joint_evidence(
         [tuple(part.numpy() for part in of_round) for of_round in made],
         kernel,
         CELL[0] * CELL[1],
         joint._NOISES,
+        joint._RATIOS,
         None if prior is None else prior.numpy(),
         joint._NEIGHBOR_SHARE,
     )
@@ -71,6 +81,7 @@ def test_against_a_gaussian_process(with_prior, counts):
     for errors in (1.0, 2.5):
         bounded = expected - errors * np.sqrt((error**2).mean())
         np.testing.assert_allclose(one.evidence(errors), bounded, rtol=1e-6, atol=1e-6)
+    assert one.noise_ratio() == pytest.approx(ratio, rel=1e-6)
 
 
 def test_filtered_scores_are_those_of_each_round():
@@ -103,6 +114,43 @@ def test_only_unions_of_one_kind_are_compared():
     # A kind that scores more as a whole says nothing of the parts.
     more.add(scores + 5 * kinds, presence, sizes, kinds)
     torch.testing.assert_close(more.evidence(1.0), one.evidence(1.0), **close)
+
+
+def test_how_noisy_the_second_kind_is_shows():
+    ratios = {}
+    for noise in (0.2, 2.0, 2.0 * 3, 2.0 * 30):
+        made = [*rounds((150,), noise=2.0), of_second_kind(150, noise)]
+        ratios[noise] = gathered(made).noise_ratio()
+    # Of the noise's variances: never below 1, and 30 at most.
+    assert ratios[0.2] == pytest.approx(1.0, abs=0.01)
+    assert ratios[2.0] == pytest.approx(1.0, abs=0.2)
+    assert 7 < ratios[6.0] < 15
+    assert ratios[60.0] == pytest.approx(30.0, abs=0.01)
+    assert gathered(rounds()).noise_ratio() == gathered([]).noise_ratio() == 1.0
+
+
+def test_what_a_noisier_kind_says_is_believed_less():
+    """Unions of the second kind that contradict the first: of another map."""
+
+    def away(kind):
+        made = rounds((200,), noise=1.0)
+        if kind is not None:
+            other = true_map().view(SHAPE).flip(1).flatten()
+            _, presence, sizes, kinds = of_second_kind(200, 0.0)
+            noise = 6.0 * (draws(200, seed=9) - 0.5)
+            made.append((presence @ other + noise, presence, sizes, kinds * kind))
+        found = gathered(made).evidence()
+        return 1 - float(torch.stack([found, true_map()]).corrcoef()[0, 1])
+
+    alone, as_the_second, as_the_first = (away(kind) for kind in (None, 1, 0))
+    assert alone < as_the_second < as_the_first / 2
+
+
+def test_a_union_alone_in_its_kind_says_nothing():
+    made = rounds()
+    one = gathered([*made, of_second_kind(1, 0.0)])
+    assert torch.equal(one.evidence(1.0), gathered(made).evidence(1.0))
+    assert gathered([of_second_kind(1, 0.0)]).evidence().eq(0).all()
 
 
 def test_a_smooth_map_is_found_and_its_unit_is_a_cells():

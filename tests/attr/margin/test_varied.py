@@ -23,7 +23,8 @@ def test_a_batch_its_examples_and_any_chunks_agree(deletion):
     x, model = models.images(), models.conv()
     target, options = [1, 3], {"deletion": deletion}
     found, details = explain(model, x, target=target, return_details=True, **options)
-    assert bool(details.stages[0][-1].domain.kinds.any()) == deletion
+    deleting = torch.cat([stage.domain.kinds for stage in details.stages[0]])
+    assert bool(deleting.any()) == deletion
     assert details.settings["deletion"] == deletion
     for stages in details.stages:
         assert all(isinstance(stage.domain, FocusedUnions) for stage in stages)
@@ -90,6 +91,8 @@ def test_unions_are_of_the_kind_with_more_room():
     # Random unions are both: 0.44 in the mean, of 0.9 and of 0.1.
     found = varied._next_deleting(scores, 0 * kinds, 0.4)
     assert found == pytest.approx(0.34 / 0.8, rel=1e-5)
+    # Fewer of those that are noisier.
+    assert varied._next_deleting(scores, kinds, 0.4, 3.0) == pytest.approx(share / 3)
     # Nothing to be seen, or given up before.
     assert varied._next_deleting(0 * scores, kinds, 0.4) == 0.4
     assert varied._next_deleting(scores, 0 * kinds, 0.0) == 0.0

@@ -42,7 +42,7 @@ class FocusedUnions:
             the field, in standard deviations of each; unions of all sizes have weights
             spread between them.
         deleting (float, optional): Share of the unions that delete what the map
-            points at; the last ones. Default: 0.0
+            points at; the last ones, none or at least two. Default: 0.0
 
     Attributes:
         presence (Tensor): How much of each patch each union keeps, (N, P).
@@ -61,6 +61,8 @@ class FocusedUnions:
     ) -> None:
         self.size = size
         n_deleting = round(deleting * n_unions)
+        if n_deleting == 1:  # it could not be compared with any
+            n_deleting = 0
         n_keeping = n_unions - n_deleting
         device, dtype = focus.device, focus.dtype
         cell = cell_sides(size, _CELLS_A_BUMP)
