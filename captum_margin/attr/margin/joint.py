@@ -159,16 +159,11 @@ class JointEvidence:
         self._sizes += sizes @ sizes
         return filtered[:, 0]
 
-    def evidence(self, standard_errors: float = 0.0) -> Tensor:
+    def evidence(self) -> Tensor:
         """The map on the patches, (P,), float64, on the CPU.
 
         Its unit is that of the score: how much it rises when a cell around the patch is
         shown. Zeros where the scores are all alike.
-
-        Args:
-            standard_errors (float, optional): How many are taken off, of the mean
-                patch: what is then above zero is evidence beyond them, and the order
-                of the patches is what it was. Default: 0.0
 
         Cost: O((D + P) * D^2) time for D fields.
         """
@@ -179,10 +174,18 @@ class JointEvidence:
         # their size, beyond what the map says, puts it back.
         rest = self._by_size[0] - self._by_size[1:] @ fit.coefficients
         common = rest / self._sizes
-        field = self._field(fit.coefficients) + common
-        if standard_errors:
-            field -= standard_errors * self._standard_error(fit).square().mean().sqrt()
-        return field * self.patches_a_cell
+        return (self._field(fit.coefficients) + common) * self.patches_a_cell
+
+    def standard_error(self) -> float:
+        """That of the evidence, root mean square over the patches.
+
+        0 where the scores are all alike.
+        """
+        fit = self._fit()
+        if fit is None:
+            return 0.0
+        variances = fit.variances @ self._fields(fit.modes).square()  # (P,)
+        return float(variances.mean().sqrt()) * self.patches_a_cell
 
     def noise_ratio(self) -> float:
         """How many times as noisy unions of the second kind seem, from 1 to 30.
@@ -207,12 +210,6 @@ class JointEvidence:
         axes = [axis.to(coefficients) for axis in self.axes]
         grids = coefficients.view(-1, *(axis.shape[1] for axis in axes))
         return along_axes(grids, axes).flatten(1)
-
-    def _standard_error(self, fit: _Regression) -> Tensor:
-        """That of the map at each patch, (P,)."""
-        modes = self._fields(fit.modes)  # (R * D, P)
-        error: Tensor = (fit.variances @ modes.square()).sqrt()
-        return error
 
     def _coefficients(self, field: Tensor) -> Tensor:
         """Those of a map (P,), brought to mean 0 and spread 1, (D,)."""

@@ -29,9 +29,11 @@ _STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
-# Taken off the map, so that what is above zero is evidence and not the noise of few
-# unions. One, as it is: the order of the pixels is the same with any number.
-_STANDARD_ERRORS = 1.0
+# Standard errors taken off the map, so that what is above zero is evidence and not the
+# noise of few unions; the more of the two as far as it leaves a share of the highest
+# value. The order of the pixels is the same with any numbers.
+_STANDARD_ERRORS = (1.0, 2.0)
+_LEFT = 0.5
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -109,16 +111,24 @@ def explain_by_varied_unions(
             deleting[i] = _next_deleting(
                 of_domain, domain.kinds, deleting[i], joint[i].noise_ratio()
             )
-            last = number == n_rounds - 1
-            beyond = _STANDARD_ERRORS if last else 0.0
-            evidence[i] = joint[i].evidence(beyond).to(nothing)
+            evidence[i] = joint[i].evidence().to(nothing)
             if evidence[i].max() > evidence[i].min():
                 focus[i] = evidence[i]
         del domains, domain  # before the next ones are drawn
+    evidence = [
+        e - _noise(float(e.max()), one.standard_error())
+        for e, one in zip(evidence, joint, strict=True)
+    ]
     return [
         ExampleMaps((enlarge(e.view(1, *shape), size),), torch.cat(scores), of_example)
         for e, scores, of_example in zip(evidence, seen, stages, strict=True)
     ]
+
+
+def _noise(highest: float, standard_error: float) -> float:
+    """What is taken for noise of a map with this highest value."""
+    least, most = (errors * standard_error for errors in _STANDARD_ERRORS)
+    return max(least, min(most, (1 - _LEFT) * highest))
 
 
 def _next_deleting(

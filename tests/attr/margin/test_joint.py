@@ -78,9 +78,8 @@ def test_against_a_gaussian_process(with_prior, counts, noise_of_second):
     )
     one = gathered(made, prior)
     np.testing.assert_allclose(one.evidence(), expected, rtol=1e-6, atol=1e-7)
-    for errors in (1.0, 2.5):
-        bounded = expected - errors * np.sqrt((error**2).mean())
-        np.testing.assert_allclose(one.evidence(errors), bounded, rtol=1e-6, atol=1e-6)
+    root = np.sqrt((error**2).mean())
+    assert one.standard_error() == pytest.approx(root, rel=1e-6)
     assert one.noise_ratio() == pytest.approx(ratio, rel=1e-6)
 
 
@@ -113,7 +112,8 @@ def test_only_unions_of_one_kind_are_compared():
         np.testing.assert_allclose(found[alike], expected, rtol=1e-10, atol=1e-12)
     # A kind that scores more as a whole says nothing of the parts.
     more.add(scores + 5 * kinds, presence, sizes, kinds)
-    torch.testing.assert_close(more.evidence(1.0), one.evidence(1.0), **close)
+    torch.testing.assert_close(more.evidence(), one.evidence(), **close)
+    assert more.standard_error() == pytest.approx(one.standard_error())
 
 
 def test_how_noisy_the_second_kind_is_shows():
@@ -149,8 +149,10 @@ def test_what_a_noisier_kind_says_is_believed_less():
 def test_a_union_alone_in_its_kind_says_nothing():
     made = rounds()
     one = gathered([*made, of_second_kind(1, 0.0)])
-    assert torch.equal(one.evidence(1.0), gathered(made).evidence(1.0))
-    assert gathered([of_second_kind(1, 0.0)]).evidence().eq(0).all()
+    assert torch.equal(one.evidence(), gathered(made).evidence())
+    assert one.standard_error() == gathered(made).standard_error()
+    nothing = gathered([of_second_kind(1, 0.0)])
+    assert nothing.evidence().eq(0).all() and nothing.standard_error() == 0
 
 
 def test_a_smooth_map_is_found_and_its_unit_is_a_cells():
@@ -239,9 +241,7 @@ def test_errors_are_as_large_as_they_say():
             made.append((presence @ truth + 3 * noise, presence, sizes, kinds))
         one = gathered(made)
         found = one.evidence()
-        error = found - one.evidence(1.0)
-        assert error.max() - error.min() < 1e-12 * error.max()
-        difference = (found - truth * CELL[0] * CELL[1]) / error
+        difference = (found - truth * CELL[0] * CELL[1]) / one.standard_error()
         # What all patches have in common is estimated apart, from few numbers.
         away.append(difference - difference.mean())
     spread = torch.cat(away).std()
