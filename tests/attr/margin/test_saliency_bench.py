@@ -188,6 +188,30 @@ def test_a_later_main_row_is_told_from_earlier_ones_through_what_both_have(
     assert found["later_rows"]["unchanged"]["LayerGradCam"] == pytest.approx(change)
 
 
+def test_and_again_through_a_row_of_both_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "print_table", lambda *given: None)
+    ours, keeping, rise = ([0.5, 0.7], [0.4, 0.5], [0.2, 0.1])
+    out = tmp_path / "saliency.json"
+    written(tmp_path / "a", MarginSaliency=ours, keeping_800=keeping, RISE_800=rise)
+    bench.report(tmp_path / "a", out)
+    newer, again = [0.6, 0.7], [0.45, 0.5]
+    written(tmp_path / "b", MarginSaliency=newer, keeping_800=again)
+    bench.update(tmp_path / "b", out, "keeping-800")
+    rows = json.loads(out.read_text())["networks"]["squeezenet"]["methods"]
+    first = np.subtract(newer, again)
+    parts = [first, np.subtract(ours, rise), np.subtract(ours, keeping)]
+    for name, mean, errors in (
+        ("MarginSaliency", 0.0, []),
+        ("keeping-800", first.mean(), [first]),
+        ("RISE-800", first.mean() + np.mean(keeping) - np.mean(rise), parts),
+    ):
+        paired = rows[name]["paired"][bench.MAIN]
+        assert paired["mean"] == pytest.approx(mean)
+        error = sum(d.var(ddof=1) / 2 for d in errors) ** 0.5
+        assert paired["standard_error"] == pytest.approx(error)
+    assert rows["keeping-800"]["metrics"]["insertion"]["mean"] == np.mean(keeping)
+
+
 def test_a_network_of_a_later_run_takes_the_place_of_the_one_before(
     tmp_path, monkeypatch
 ):

@@ -235,9 +235,10 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
     Args:
         cache: Of the later run.
         out: The record.
-        through: What MarginSaliency of the record was is this row of the later run,
-            and is called so from now on. Differences of MarginSaliency to rows of the
-            record are then the sum of two paired ones, to that row and from it.
+        through: A row of the later run that has not changed: one of the record too, or
+            what its MarginSaliency was, which is called so from now on. Differences of
+            MarginSaliency to rows of the record are then sums of paired ones, to that
+            row and from it, with errors as if these were independent.
     """
     record = json.loads(out.read_text())
     for network, records in load_records(cache).items():
@@ -253,12 +254,21 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
                 )
         made = rows_of(records) if MAIN_ROW in records else None
         if through is not None and made is not None:
-            rows[through] = rows.pop(MAIN_ROW)
+            before = rows.get(through, {}).get("paired")
+            if before is None:  # what the main row of the record was
+                rows[through] = rows.pop(MAIN_ROW)
             for row in rows.values():
+                paired = row["paired"]
+                if before is not None:  # from the main row of the record to it
+                    paired = {
+                        key: difference_of_means(paired[key], before[key])
+                        for key in PAIRED
+                    }
                 row["paired"] = {
-                    key: sum_of(made[through]["paired"][key], row["paired"][key])
+                    key: sum_of(made[through]["paired"][key], paired[key])
                     for key in PAIRED
                 }
+            rows[through]["paired"] = made[through]["paired"]
         for name, of in records.items():
             row = averages(of) if made is None else made[name]
             if name in UNCHANGED:
@@ -386,7 +396,7 @@ def main() -> int:
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--replace", action="store_true")
     parser.add_argument("--ours", default=MAIN_ROW, choices=[*ROWS])
-    parser.add_argument("--through", help="what the record's MarginSaliency is now")
+    parser.add_argument("--through", help="a row that has not changed")
     parser.add_argument("--out", type=Path, default=RESULTS / "saliency.json")
     arguments = parser.parse_args()
     if arguments.report:
