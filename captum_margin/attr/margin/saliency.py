@@ -104,8 +104,8 @@ class MarginSaliency(PerturbationAttribution):
       drawn so far, and joins either kind to its like only; one smooth map is fitted to
       the filtered scores of all, and its standard error taken off, once or twice.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
-      cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``, which takes
-      the first rounds' place.
+      cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``: then they are
+      three rounds, of which the first is random and judges it.
       Given a ``feature_mask`` or a ``segmentation_func``, its regions are each in half
       of the unions; when all unions fit into ``n_evaluations``, :math:`\varphi` is the
       Banzhaf value.

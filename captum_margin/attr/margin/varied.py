@@ -21,11 +21,12 @@ __all__ = ["explain_by_varied_unions"]
 # Of each round, between which weights the map stands against the random fields. First
 # there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
-# Share of the unions that delete what the map points at instead of keeping it: of a
-# prior's first round, and the most of all others, which follow the scores.
-_DELETING, _MOST_DELETING = 1 / 3, 1 / 2
-# A prior takes the place of the first two rounds' map.
-_STRENGTHS_OF_PRIOR = ((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
+# With a prior it is less rough. The first round does not follow it either: unions of the
+# fields alone tell what it is worth, and where that is little nothing is lost.
+_STRENGTHS_OF_PRIOR = ((0.0, 0.0), (1.0, 2.0), (1.0, 2.0))
+# Most of a round's unions that delete what the map points at instead of keeping it. How
+# many do, the scores of the round before say.
+_MOST_DELETING = 1 / 2
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
@@ -83,7 +84,7 @@ def explain_by_varied_unions(
     stages: list[tuple[Stage, ...]] = [() for _ in images]
     seen: list[list[Tensor]] = [[] for _ in images]
     evidence = [nothing for _ in images]
-    deleting = [_DELETING if deletion else 0.0 for _ in images]
+    deleting = [_MOST_DELETING if deletion else 0.0 for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
         n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
         domains = [
