@@ -21,8 +21,8 @@ __all__ = ["explain_by_varied_unions"]
 # Of each round, between which weights the map stands against the random fields. First
 # there is no map; then it is rough, and followed from not at all to closely.
 _STRENGTHS = ((0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 2.0))
-# With a prior it is less rough. The first round does not follow it either: unions of the
-# fields alone tell what it is worth, and where that is little nothing is lost.
+# With a prior it is less rough. The first round does not follow it either: unions of
+# the fields alone tell what it is worth, and where that is little nothing is lost.
 _STRENGTHS_OF_PRIOR = ((0.0, 0.0), (1.0, 2.0), (1.0, 2.0))
 # Most of a round's unions that delete what the map points at instead of keeping it. How
 # many do, the scores of the round before say.

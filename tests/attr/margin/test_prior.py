@@ -204,6 +204,19 @@ def test_a_wrong_prior_is_left():
     assert found[seen].mean() > 2 * found[unseen].mean()
 
 
+def test_the_first_round_judges_a_prior_and_the_others_follow():
+    x, model = models.images(), models.conv()
+    (first, *later), (again, *others) = (
+        explain(model, x, prior, return_details=True)[1].stages[0]
+        for prior in (a_map(2, 1, 5, 4), a_map(2, 1, 5, 4, seed=6))
+    )
+    assert torch.equal(first.domain.presence, again.domain.presence)
+    assert not first.domain.kinds.any()
+    assert len(later) == 2
+    for one, other in zip(later, others, strict=True):
+        assert not torch.allclose(one.domain.presence, other.domain.presence)
+
+
 def test_scores_that_do_not_move_give_zero():
     x = models.images(1)
     with pytest.warns(UserWarning, match="no masked copy"):

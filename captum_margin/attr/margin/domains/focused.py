@@ -60,7 +60,7 @@ class FocusedUnions:
         deleting: float = 0.0,
     ) -> None:
         self.size = size
-        # First to six digits: the last bit of a share must not choose the side of a half.
+        # Six digits first: the last bit of a share must not choose the side of a half.
         n_deleting = round(round(deleting * n_unions, 6))
         if n_deleting == 1:  # it could not be compared with any
             n_deleting = 0
