@@ -168,6 +168,24 @@ def test_the_real_method_explains_the_same_twice(run, photograph, tmp_path):
     assert (settings["domain"], settings["softmax"]) == ("unions", True)
 
 
+def test_grad_cam_as_a_prior(run, photograph, tmp_path):
+    settings = []
+    for options in ((), ("--prior", "gradcam")):
+        out = tmp_path / str(len(options))
+        given = ("--n-evaluations", 48, "--out", out, "--maps")
+        assert run(photograph, *given, *options)[0] == 0
+        record = json.loads((out / "photo.json").read_text())
+        assert record["forward_passes"] == 48
+        assert record["request"]["options"]["prior"] == record["settings"]["prior"]
+        settings.append(record["settings"]["prior"])
+    assert settings == [None, "gradcam"]
+    maps = [
+        captum_margin.Explanation.load(tmp_path / folder / "photo.npz").attributions
+        for folder in ("0", "2")
+    ]
+    assert not torch.equal(*maps)
+
+
 def test_default_target_is_the_top_class(run, photograph, stand_in, tmp_path):
     status, output, _ = run(photograph)
     record = json.loads((tmp_path / "out" / "photo.json").read_text())
@@ -333,6 +351,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         (["paint"], "invalid choice"),
         (["explain"], "IMAGE"),
         (["explain", "a.jpg", "--n-evaluations", "0"], "16 forward passes or more"),
+        (["explain", "a.jpg", "--prior", "rise"], "(choose from"),
         (["explain", "a.jpg", "--n-evaluations", "many"], "or more (got many)"),
         (["explain", "a.jpg", "--method", "guess"], "invalid choice"),
     ],

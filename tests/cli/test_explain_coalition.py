@@ -160,6 +160,10 @@ def test_images_one_by_one(run, photograph, tmp_path):
             ["--method", "coalition", "--n-evaluations", "80"],
             "--n-evaluations goes with --method margin (got coalition)",
         ),
+        (
+            ["--method", "coalition", "--prior", "gradcam"],
+            "--prior goes with --method margin (got coalition)",
+        ),
     ],
 )
 def test_options_of_other_methods(options, message, capsys):

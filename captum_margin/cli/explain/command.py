@@ -68,6 +68,7 @@ examples:
   captum-margin explain *.jpg --model resnet50 --out pictures --curves
   captum-margin explain dog.jpg --model squeezenet1_0 --weights weights.pt \\
       --target "golden retriever"
+  captum-margin explain cat.jpg --prior gradcam --n-evaluations 100
   captum-margin explain cat.jpg --method representative --references photographs
   captum-margin explain photographs --out explained
   captum-margin explain cat.jpg --model resnet18 --weights pets.pt \\
@@ -138,6 +139,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="margin: forward passes to spend on an image; fewer is faster and coarser "
         "(default: 800)",
+    )
+    parser.add_argument(
+        "--prior",
+        choices=("gradcam",),
+        help="margin: begin with Grad-CAM's map, which needs the network's inside; "
+        "--n-evaluations 100 is then a good budget (default: none)",
     )
     parser.add_argument(
         "--references",

@@ -27,6 +27,7 @@ def _margin(args: argparse.Namespace, classifier: Classifier) -> Explainer:
                 image,
                 target,
                 n_evaluations=args.n_evaluations or _DEFAULT_EVALUATIONS,
+                prior=args.prior,
                 seed=args.seed,
                 show_progress=shows_progress(args),
             )
@@ -43,7 +44,9 @@ METHODS = {
         pictures=(coalition.COALITIONS,),
     ),
     "margin": Method(
-        title="MARGIN saliency", prepare=_margin, options=("--n-evaluations",)
+        title="MARGIN saliency",
+        prepare=_margin,
+        options=("--n-evaluations", "--prior"),
     ),
     "representative": Method(
         title="Representative",

@@ -145,7 +145,7 @@ def request_of(args: argparse.Namespace) -> dict[str, Any]:
         given = getattr(args, name)
         if given is not None and is_reference(given):
             files[name] = source_of(given) or Path()
-    options = ("n_evaluations", "layer", "n_boundaries", "n_coalitions")
+    options = ("n_evaluations", "prior", "layer", "n_boundaries", "n_coalitions")
     request = {
         name: getattr(args, name)
         for name in ("model", "weights", "target", "method", "seed", "curves", "maps")
