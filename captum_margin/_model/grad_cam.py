@@ -1,4 +1,4 @@
-"""Grad-CAM at the last layer of maps, as a first guess for methods that go on."""
+"""Grad-CAM and the slope in the pixels, as first guesses for methods that go on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from captum_margin._model.captum import (
 from captum_margin._model.forward_args import plain_args
 from captum_margin._model.layers import layer_of_maps
 
-__all__ = ["GRAD_CAM_PASSES", "grad_cam"]
+__all__ = ["GRAD_CAM_PASSES", "SLOPE_PASSES", "grad_cam", "slope_in_pixels"]
 
 #: Forward passes of each example: one finds the layer, one (and back) makes the map.
 GRAD_CAM_PASSES = 2
+#: And of the slope, one and back.
+SLOPE_PASSES = 1
 
 
 def grad_cam(
@@ -59,9 +61,7 @@ def grad_cam(
 
     def score(*arguments: Any) -> Tensor:
         images, args = arguments[: len(inputs)], arguments[len(inputs) :]
-        return select_targets(
-            target_outputs(model, images, args), target, len(images[0])
-        )
+        return _score(model, images, args, target)
 
     # Captum looks here for the order of the devices.
     score.device_ids = getattr(model, "device_ids", None)  # type: ignore[attr-defined]
@@ -81,6 +81,48 @@ def grad_cam(
             gradients, maps = reshape(gradients), reshape(maps)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     return (weights * maps).sum(dim=1, keepdim=True).detach()
+
+
+def slope_in_pixels(
+    model: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    target: TargetType,
+    additional_forward_args: object = None,
+) -> Tensor:
+    """Gradient of the target's score in the first input, of its shape.
+
+    Modes and parameters are left alone as by :func:`grad_cam`. Zeros where the score
+    has no gradient in the pixels.
+
+    Args:
+        model (Callable): The network, of the inputs and arguments.
+        inputs (tuple[Tensor, ...]): Images first, (B, C, H, W).
+        target (int, tuple, Tensor or list, optional): As in Captum.
+        additional_forward_args (Any, optional): As in Captum. Default: None
+
+    Cost: :data:`SLOPE_PASSES` forward passes and one backward pass.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = inputs[0].detach().clone().requires_grad_()
+        args = plain_args(additional_forward_args, len(pixels))
+        args = None if args is None else tuple(map(_outside_inference, args))
+        others = tuple(tensor.clone() for tensor in inputs[1:])
+        # A copy, for models that change their input in place.
+        output = _score(model, (pixels.clone(), *others), args, target)
+        if not output.requires_grad:
+            return torch.zeros_like(pixels)
+        (slope,) = torch.autograd.grad(output.sum(), pixels, allow_unused=True)
+    return torch.zeros_like(pixels) if slope is None else slope.detach()
+
+
+def _score(
+    model: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    args: object,
+    target: TargetType,
+) -> Tensor:
+    """The target's score of each row."""
+    return select_targets(target_outputs(model, inputs, args), target, len(inputs[0]))
 
 
 def _outside_inference(argument: Any) -> Any:

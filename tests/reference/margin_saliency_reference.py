@@ -160,15 +160,36 @@ def kernel_of_axis(n_patches, deviation, smallest_share):
     return total
 
 
+def drift(signals, inverse, s):
+    """Slopes (K,) of s on K signals (N, K): generalised least squares, none below 0.
+
+    Of all choices of signals whose slopes are above 0 the one that leaves the least.
+    """
+    count = signals.shape[1]
+    best, least = np.zeros(count), s @ inverse @ s
+    for chosen in itertools.product([False, True], repeat=count):
+        of = signals[:, np.array(chosen, bool)]
+        if not of.size:
+            continue
+        slopes = np.linalg.solve(of.T @ inverse @ of, of.T @ inverse @ s)
+        left = s - of @ slopes
+        if (slopes > 0).all() and left @ inverse @ left < least:
+            least = left @ inverse @ left
+            best = np.zeros(count)
+            best[np.array(chosen, bool)] = slopes
+    return best
+
+
 def joint_evidence(
-    rounds, kernel, patches_a_cell, noises, ratios, prior=None, share=10
+    rounds, kernel, patches_a_cell, noises, ratios, priors=None, share=10
 ):
     """The map (P,) that explains the scores of all rounds, its standard errors, and how
     many times as noisy as unions of kind 0 those of kind 1 are.
 
     A Gaussian process. ``rounds`` are (scores, presence, sizes, kinds): only unions of
     a kind are compared. ``kernel`` (P, P) is the covariance of the map before there
-    are scores, and a prior (P,) gives its mean but for the scale.
+    are scores, and priors (K, P) give its mean, each but for a factor of its own, 0 at
+    least.
     """
     alike, second = [], []
     for scores, presence, sizes, kinds in rounds:
@@ -190,26 +211,23 @@ def joint_evidence(
     s, z = np.concatenate(filtered), np.concatenate(filtered_presence)
     n = len(s)
     covariance = kernel * n / np.trace(z @ kernel @ z.T)
-    mean = np.zeros(len(kernel))
-    if prior is not None:
-        # What of it the kernel's fields can show.
+    means = np.zeros((0, len(kernel)))
+    if priors is not None:
+        # What of them the kernel's fields can show.
         values, vectors = np.linalg.eigh(kernel)
         shown = vectors[:, values > 1e-9 * values.max()]
-        mean = shown @ (shown.T @ (prior - prior.mean()))
+        means = (priors - priors.mean(axis=1, keepdims=True)) @ shown @ shown.T
     maps, likelihoods, variances = [], [], []
     for ratio, noise in itertools.product(ratios, noises):
         total = z @ covariance @ z.T + noise * np.diag(np.where(second, ratio, 1.0))
         inverse = np.linalg.inv(total)
-        slope = 0.0
-        if prior is not None:
-            # Generalised least squares; a prior that is contradicted is dropped.
-            slope = max(0.0, (z @ mean) @ inverse @ s / (z @ mean @ inverse @ z @ mean))
-        left = s - slope * z @ mean
+        mean = drift(z @ means.T, inverse, s) @ means
+        left = s - z @ mean
         # Gaussian, with the variance that makes the scores most likely.
         variance = left @ inverse @ left / n
         log_determinant = np.linalg.slogdet(total)[1]
         likelihoods.append(-(n * np.log(variance) + log_determinant) / 2)
-        maps.append(slope * mean + covariance @ z.T @ inverse @ left)
+        maps.append(mean + covariance @ z.T @ inverse @ left)
         known = covariance @ z.T @ inverse @ z @ covariance
         variances.append(variance * np.diag(covariance - known))
     odds = np.exp(np.array(likelihoods) - max(likelihoods))

@@ -23,14 +23,14 @@ is taken away no longer matters. Unions of the second kind therefore have a nois
 :math:`\rho \lambda`, and :math:`\rho \ge 1` is weighed by the same likelihood: what
 deletes is believed as much as what keeps, or less.
 
-A prior m, a map from elsewhere, is what :math:`\varphi` is thought to be before there
-are scores, as far as smooth fields show it: :math:`\varphi = a m + R (s_h - a Z_h m)`.
-What the unions can tell of it, :math:`R Z_h m`, they tell; the rest is believed, and a
-says how much. It is the one under which the scores are most likely, the slope of
-:math:`s_h` on :math:`Z_h m` by generalised least squares (in geostatistics, kriging
-with an external drift), for each :math:`\lambda`: the better a prior explains the
-scores, the more of what it leaves is taken for noise. A prior that they contradict,
-with a slope below 0, is dropped.
+Priors M, maps from elsewhere in columns, are what :math:`\varphi` is thought to be
+before there are scores, as far as smooth fields show them: :math:`\varphi = M a + R
+(s_h - Z_h M a)`. What the unions can tell of it, :math:`R Z_h M a`, they tell; the rest
+is believed, and a says how much of each prior. It is the one, with nothing below 0,
+under which the scores are most likely, the slopes of :math:`s_h` on :math:`Z_h M` by
+generalised least squares (in geostatistics, kriging with an external drift), for each
+:math:`\lambda`: the better priors explain the scores, the more of what they leave is
+taken for noise. A prior that the scores contradict is dropped.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ _NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _RATIOS = (1.0, 3.0, 10.0, 30.0)
 # A smaller share of the scores' energy is none.
 _ROUNDING = 1e-12
+# Nor is a smaller eigenvalue of the priors' correlations.
+_SAME = 1e-9
 
 
 class JointEvidence:
@@ -71,8 +73,8 @@ class JointEvidence:
         cell (tuple[float, ...]): Patches in a cell along each.
         kernel (float): Standard deviation of the kernel, in cells: how far evidence
             goes together.
-        prior (Tensor, optional): A map on the patches, (P,), not constant; neither
-            its scale nor its mean matters.
+        priors (Tensor, optional): K maps on the patches, (K, P), none constant; neither
+            their scales nor their means matter.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class JointEvidence:
         shape: tuple[int, ...],
         cell: tuple[float, ...],
         kernel: float,
-        prior: Tensor | None = None,
+        priors: Tensor | None = None,
     ) -> None:
         self.shape = shape
         self.patches_a_cell = math.prod(cell)
@@ -88,9 +90,10 @@ class JointEvidence:
             _axis_fields(n, kernel * length)
             for n, length in zip(shape, cell, strict=True)
         )
-        self.prior = None
-        if prior is not None:
-            self.prior = self._coefficients(prior.to("cpu", torch.float64))
+        self.priors = None  # their coefficients, (K, D)
+        if priors is not None:
+            maps = priors.to("cpu", torch.float64)
+            self.priors = torch.stack([self._coefficients(one) for one in maps])
         self._high_pass = HighPass("random_walk")
         n_fields = math.prod(axis.shape[1] for axis in self.axes)
         # Of each kind: unions, and sums over them of products of the score and the
@@ -198,7 +201,7 @@ class JointEvidence:
     def _fit(self) -> _Regression | None:
         """The regression on all unions so far; None where scores are all alike."""
         if self._fitted is None and self._filtered[:, 0, 0].any():
-            self._fitted = _regression(self._n_unions, self._filtered, self.prior)
+            self._fitted = _regression(self._n_unions, self._filtered, self.priors)
         return self._fitted
 
     def _field(self, coefficients: Tensor) -> Tensor:
@@ -250,7 +253,7 @@ class _Regression(NamedTuple):
 
 
 def _regression(
-    n_unions: Sequence[int], products: Tensor, prior: Tensor | None
+    n_unions: Sequence[int], products: Tensor, priors: Tensor | None
 ) -> _Regression:
     """The regression that fits scores by features.
 
@@ -258,14 +261,15 @@ def _regression(
         n_unions (Sequence[int]): N of each of two kinds.
         products (Tensor): Sums over the unions of each kind of products of the score,
             first, and the features with each other, (2, 1 + D, 1 + D).
-        prior (Tensor, optional): Coefficients to begin with, but for a factor, (D,).
+        priors (Tensor, optional): Coefficients to begin with, but for a factor each,
+            (K, D).
     """
     of_all = products.sum(dim=0)
     energy = of_all[0, 0]
     square = of_all[1:, 1:].trace() / sum(n_unions)  # the energy of a union's fields
     ratios = torch.tensor(_RATIOS if n_unions[1] else _RATIOS[:1]).to(products)
     fits = [
-        _ridge(n_unions, products, energy, square, prior, ratio) for ratio in ratios
+        _ridge(n_unions, products, energy, square, priors, ratio) for ratio in ratios
     ]
     likelihoods = torch.stack([fit.likelihoods for fit in fits])  # (R, L)
     likely = torch.softmax(likelihoods.flatten(), dim=0).view_as(likelihoods)
@@ -298,12 +302,31 @@ class _Ridge(NamedTuple):
     likelihoods: Tensor
 
 
+def _slopes(alike: Tensor, each: Tensor) -> Tensor:
+    """Least squares without slopes below 0, (K,).
+
+    Args:
+        alike (Tensor): Products of K signals and the one to be explained, (K,).
+        each (Tensor): Of the K with each other, (K, K).
+    """
+    from scipy.optimize import nnls
+
+    scale = each.diagonal().clamp(min=0).sqrt()
+    scale = scale.where(scale > 0, 1)
+    values, vectors = torch.linalg.eigh(each / scale / scale[:, None])
+    kept = values > _SAME  # of signals that are the same, one is enough
+    roots, vectors = values[kept].sqrt(), vectors[:, kept]
+    aim = (vectors / roots).T @ (alike / scale)
+    found, _ = nnls((vectors * roots).T.numpy(), aim.numpy())
+    return torch.from_numpy(found).to(each) / scale
+
+
 def _ridge(
     n_unions: Sequence[int],
     products: Tensor,
     energy: Tensor,
     square: Tensor,
-    prior: Tensor | None,
+    priors: Tensor | None,
     ratio: Tensor,
 ) -> _Ridge:
     """The regressions where the second kind has so many times the noise of the first.
@@ -313,7 +336,7 @@ def _ridge(
         products (Tensor): As there.
         energy (Tensor): The unit of the scores' squares, above 0.
         square (Tensor): That of the features' squares.
-        prior (Tensor, optional): As there.
+        priors (Tensor, optional): As there.
         ratio (Tensor): Of the noise, a number.
     """
     n = sum(n_unions)
@@ -323,29 +346,30 @@ def _ridge(
     noises = torch.tensor(_NOISES).to(values)[:, None]
     noisy = values.clamp(min=0) + noises  # (L, D)
 
-    def product(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Of two signals under the inverse of the scores' covariance, (L,).
+    def products_of(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Of signals under the inverse of the scores' covariance, (L, m, n).
 
         Args:
-            whole: Their product, a number.
-            left: Of one, the products with the fields, along the vectors, (D,).
-            right: Of the other.
+            whole: Their products, (m, n).
+            left: Of m signals, the products with the fields, along the vectors, (m, D).
+            right: Of n others.
         """
-        explained: Tensor = (left * right / noisy).sum(dim=1) / square
-        return (whole - explained) / noises[:, 0]
+        explained = torch.einsum("md,nd,ld->lmn", left, right, 1 / noisy) / square
+        return (whole - explained) / noises[:, :, None]
 
-    scores = vectors.T @ crossed
-    left = product(weighted[0, 0], scores, scores) / energy
-    drift = torch.zeros_like(noisy[:, :1]) * scores  # of the prior, the slope times it
-    if prior is not None:
-        if_true = gram @ prior  # what crossed would be
-        expected = vectors.T @ if_true
-        alike = product(prior @ crossed, expected, scores)
-        itself = product(prior @ if_true, expected, expected)
-        slope = (alike / itself.where(itself > 0, 1)).clamp(min=0)
-        left = left - slope * (2 * alike - slope * itself) / energy
-        drift = slope[:, None] * (vectors.T @ prior)
-        scores = scores - slope[:, None] * expected
+    scores = (vectors.T @ crossed)[None]
+    left = products_of(weighted[:1, :1], scores, scores)[:, 0, 0] / energy
+    drift = torch.zeros_like(noisy)  # of the priors, the slopes times them
+    if priors is not None:
+        if_true = priors @ gram  # what crossed would be, (K, D)
+        expected = if_true @ vectors
+        alike = products_of((priors @ crossed)[:, None], expected, scores)[:, :, 0]
+        each = products_of(if_true @ priors.T, expected, expected)
+        slopes = torch.stack([_slopes(a, e) for a, e in zip(alike, each, strict=True)])
+        explained = torch.einsum("lk,lkj,lj->l", slopes, each, slopes)
+        left = left - (2 * (slopes * alike).sum(dim=1) - explained) / energy
+        drift = slopes @ (priors @ vectors)
+        scores = scores - slopes @ expected
     left = left.clamp(min=_ROUNDING)  # a perfect prior leaves nothing
     # The logarithm of the likelihood, with the most likely tau, but for a constant.
     spread = noisy.log().sum(dim=1) + (n - len(crossed)) * noises[:, 0].log()

@@ -1,31 +1,41 @@
-"""Maps to begin with: another method's, a person's, or Grad-CAM's one pass."""
+"""Maps to begin with: other methods', a person's, or Grad-CAM's and the gradient's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from captum_margin._model.captum import TargetType
-from captum_margin._model.grad_cam import GRAD_CAM_PASSES, grad_cam
+from captum_margin._model.grad_cam import (
+    GRAD_CAM_PASSES,
+    SLOPE_PASSES,
+    grad_cam,
+    slope_in_pixels,
+)
 from captum_margin.attr.margin.domains.axes import coarse_shape
 
 __all__ = [
+    "Prior",
     "check_place_of_prior",
     "check_prior",
     "n_passes_of_prior",
-    "prior_on_patches",
+    "priors_on_patches",
 ]
+
+#: What an option ``prior`` may be.
+Prior: TypeAlias = Tensor | tuple[Tensor, ...] | Literal["gradcam"] | None
 
 
 def check_prior(prior: object) -> None:
     """Refuses what is no prior.
 
     Raises:
-        TypeError: If it is neither a tensor nor a string.
-        ValueError: If it is another string.
+        TypeError: If it is no tensor, tuple of tensors, or string.
+        ValueError: If it is another string, or an empty tuple.
     """
     if isinstance(prior, str):
         if prior != "gradcam":
@@ -33,11 +43,17 @@ def check_prior(prior: object) -> None:
                 f"expected prior as a map or 'gradcam' (got {prior!r}); maps of other "
                 "methods are passed as tensors"
             )
-    elif prior is not None and not isinstance(prior, Tensor):
-        raise TypeError(
-            "expected prior as a tensor or 'gradcam' (got "
-            f"{type(prior).__name__}); convert it with torch.as_tensor"
+        return
+    if isinstance(prior, tuple) and not prior:
+        raise ValueError(
+            "expected prior as one map or more (got an empty tuple); pass None for none"
         )
+    for one in prior if isinstance(prior, tuple) else (prior,):
+        if one is not None and not isinstance(one, Tensor):
+            raise TypeError(
+                "expected prior as a tensor, a tuple of tensors or 'gradcam' (got "
+                f"{type(one).__name__}); convert it with torch.as_tensor"
+            )
 
 
 def check_place_of_prior(soft_unions: bool) -> None:
@@ -53,30 +69,64 @@ def check_place_of_prior(soft_unions: bool) -> None:
         )
 
 
-def n_passes_of_prior(prior: Tensor | str | None) -> int:
+def n_passes_of_prior(prior: Prior) -> int:
     """Forward passes of each example that making the prior takes."""
-    return GRAD_CAM_PASSES if isinstance(prior, str) else 0
+    return GRAD_CAM_PASSES + SLOPE_PASSES if isinstance(prior, str) else 0
 
 
-def prior_on_patches(
-    prior: Tensor | str,
+def priors_on_patches(
+    prior: Prior,
     forward_func: Callable[..., Tensor],
     images: Tensor,
+    baselines: Tensor,
     target: TargetType,
     additional_forward_args: object,
-) -> Tensor:
-    """The prior of each image on its patches, (B, h * w), float64, on the CPU.
+) -> Tensor | None:
+    """The K priors of each image on its patches, (B, K, h * w), float64, on the CPU.
 
-    Each is scaled to a mean of 0 and a largest absolute value of 1.
+    Each is scaled to a mean of 0 and a largest absolute value of 1. ``"gradcam"`` are
+    two: Grad-CAM's map, which is coarse and may say little of a transformer, and the
+    gradient in the pixels times what they differ by from the baseline, which is fine
+    and noisy.
 
     Raises:
-        ValueError: If it is of another shape, holds NaN or infinity, or is constant.
+        ValueError: If one is of another shape, holds NaN or infinity, or is constant.
     """
-    if isinstance(prior, Tensor):
-        maps, name = _expand(prior, images), "prior"
-    else:
-        maps = grad_cam(forward_func, (images,), target, additional_forward_args)
-        name = "Grad-CAM"
+    if prior is None:
+        return None
+    if isinstance(prior, str):
+        given = (images,), target, additional_forward_args
+        coarse, tells = _on_patches(grad_cam(forward_func, *given), images, "Grad-CAM")
+        slope, shown, hidden = (
+            tensor.to("cpu", torch.float64)
+            for tensor in (slope_in_pixels(forward_func, *given), images, baselines)
+        )
+        fine = slope * (shown - hidden)
+        finite = fine.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        fine, tells_too = _on_patches(
+            fine.where(finite, 0), images, "gradient", blur=_BLUR
+        )
+        _check_varies(tells | tells_too, "Grad-CAM")
+        # What says nothing is replaced by the other: the same twice is no more than it.
+        both = [coarse.where(tells, fine), fine.where(tells_too, coarse)]
+        return torch.stack(both, dim=1)
+    maps = []
+    for one in prior if isinstance(prior, tuple) else (prior,):
+        patches, varies = _on_patches(_expand(one, images), images, "prior")
+        _check_varies(varies, "prior")
+        maps.append(patches)
+    return torch.stack(maps, dim=1)
+
+
+def _on_patches(
+    maps: Tensor, images: Tensor, name: str, blur: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Maps (B, C, h, w) as (B, P), and whether each varies, (B, 1).
+
+    ``blur`` is the standard deviation of a Gaussian, as a share of the shorter side.
+    """
+    from scipy.ndimage import gaussian_filter
+
     maps = maps.to("cpu", torch.float64)
     if not maps.isfinite().all():
         raise ValueError(f"expected finite values of {name} (got NaN or infinity)")
@@ -85,20 +135,28 @@ def prior_on_patches(
     largest = maps.abs().amax(dim=(1, 2, 3), keepdim=True)
     maps = (maps / largest.where(largest > 0, 1)).mean(dim=1, keepdim=True)
     # Antialiasing: a thin box is faint on patches larger than it, but there.
-    patches = F.interpolate(
-        maps, size=coarse_shape(size), mode="bilinear", antialias=True
-    ).flatten(1)
+    shape = coarse_shape(size)
+    patches = F.interpolate(maps, size=shape, mode="bilinear", antialias=True)
+    sigma = blur * min(shape)
+    blurred = gaussian_filter(patches.numpy(), (0, 0, sigma, sigma), mode="nearest")
+    patches = torch.from_numpy(blurred).flatten(1)
     centred = patches - patches.mean(dim=1, keepdim=True)
     largest = centred.abs().amax(dim=1, keepdim=True)
-    constant = (largest[:, 0] <= _ROUNDING).nonzero().flatten().tolist()
+    varies = largest > _ROUNDING
+    return centred / largest.where(varies, 1), varies
+
+
+def _check_varies(varies: Tensor, name: str) -> None:
+    constant = (~varies[:, 0]).nonzero().flatten().tolist()
     if constant:
         raise ValueError(
             f"expected a {name} that varies over the image (got a constant one for "
             f"example {constant[0]}, which says nothing); leave prior out there"
         )
-    return centred / largest
 
 
+#: Gradients of single pixels are noise; chosen on tuning pictures, between 1/32 and it.
+_BLUR = 1 / 16
 #: Of values around 1 in float64, less than this is a constant's.
 _ROUNDING = 1e-12
 

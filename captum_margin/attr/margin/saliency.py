@@ -37,10 +37,11 @@ from captum_margin._model.segments import (
 from captum_margin._whole_numbers import whole_number
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.priors import (
+    Prior,
     check_place_of_prior,
     check_prior,
     n_passes_of_prior,
-    prior_on_patches,
+    priors_on_patches,
 )
 from captum_margin.attr.margin.regions import explain_by_regions
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
@@ -160,7 +161,7 @@ class MarginSaliency(PerturbationAttribution):
         sided: Sided = "below",
         paper: bool = False,
         softmax: bool = True,
-        prior: Tensor | Literal["gradcam"] | None = None,
+        prior: Prior = None,
         deletion: bool = True,
         seed: int = 0,
         return_details: bool = False,
@@ -220,14 +221,16 @@ class MarginSaliency(PerturbationAttribution):
                 probabilities and several labels, of which a warning tells where all
                 outputs lie between 0 and 1, and for regressions and logits of several
                 labels, which cannot be told from logits of one choice. Default: True
-            prior (Tensor or str, optional): A map to begin with, on images without
-                regions of their own: another method's, or a person's box, of shape
-                (B, 1, h, w) at any resolution, or of the inputs' own; of a single one
-                for all examples B is 1. Only where it is high and low matters, not
-                its mean or scale. ``"gradcam"`` makes Grad-CAM's, at the last layer of
-                maps, or of tokens, of a ``forward_func`` that is a Module and then no
-                black box; it takes two of the ``n_evaluations``. What the scores
-                contradict of a prior is dropped. With one 100 evaluations are a good
+            prior (Tensor, tuple[Tensor, ...] or str, optional): Maps to begin with, on
+                images without regions of their own: other methods', or a person's box,
+                each of shape (B, 1, h, w) at any resolution, or of the inputs' own; of
+                a single one for all examples B is 1. Only where one is high and low
+                matters, not its mean or scale. ``"gradcam"`` makes two, Grad-CAM's at
+                the last layer of maps, or of tokens, and the gradient in the pixels
+                times their difference from the baseline, of a ``forward_func`` that is
+                a Module and then no black box; it takes three of the
+                ``n_evaluations``. How much is believed of each the scores say, and what
+                they contradict is dropped. With a prior 100 evaluations are a good
                 budget. Default: None
             deletion (bool, optional): Whether the later rounds of soft unions also
                 delete what the map points at, as far as the score has room to fall: the
@@ -305,10 +308,11 @@ class MarginSaliency(PerturbationAttribution):
         if feature_mask is None:
             for tensor in formatted:  # before the model fails on them in torch's words
                 check_layout(tensor, self.forward_func)
+        expanded = expand_baselines(baselines, formatted)
         scorer = MaskedScorer(
             self.forward_func,
             formatted,
-            expand_baselines(baselines, formatted),
+            expanded,
             target,
             additional_forward_args,
             softmax=softmax,
@@ -317,12 +321,16 @@ class MarginSaliency(PerturbationAttribution):
         warn_of_training(self.forward_func)
         scores = scorer.unmasked()
         partitions = self._partitions(formatted, feature_mask, domain)
-        priors = None
         if prior is not None:
             check_place_of_prior(partitions is None and formatted[0].dim() == 4)
-            priors = prior_on_patches(
-                prior, self.forward_func, formatted[0], target, additional_forward_args
-            )
+        priors = priors_on_patches(
+            prior,
+            self.forward_func,
+            formatted[0],
+            expanded[0],
+            target,
+            additional_forward_args,
+        )
         with tqdm(
             desc=f"{self.get_name()} attribution", disable=not show_progress
         ) as progress:
@@ -356,7 +364,7 @@ class MarginSaliency(PerturbationAttribution):
             "sided": sided,
             "paper": paper,
             "softmax": softmax,
-            "prior": "given" if isinstance(prior, Tensor) else prior,
+            "prior": prior if prior is None or isinstance(prior, str) else "given",
             "deletion": deletion,
             "seed": seed,
         }

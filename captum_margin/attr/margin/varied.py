@@ -58,8 +58,8 @@ def explain_by_varied_unions(
         seed (int): Seed of every image's draws.
         dtype (torch.dtype): Of masks and maps.
         progress (tqdm): Told of every masked copy.
-        priors (Tensor, optional): A map of each image to begin with, on its patches,
-            (B, P), none of them constant. Default: None
+        priors (Tensor, optional): K maps of each image to begin with, on its patches,
+            (B, K, P), none of them constant. Default: None
         deletion (bool): Whether some unions delete what the map points at.
         keep_stages (bool): Whether the rounds are among what is returned; their unions
             take N * P numbers an image.
@@ -77,8 +77,8 @@ def explain_by_varied_unions(
 
     given = [None] * len(images) if priors is None else list(priors)
     nothing = images.new_zeros(math.prod(shape), dtype=dtype)
-    focus = [nothing if prior is None else prior.to(nothing) for prior in given]
-    joint = [JointEvidence(shape, cell, _CELLS_A_KERNEL, prior) for prior in given]
+    focus = [nothing for _ in images]
+    joint = [JointEvidence(shape, cell, _CELLS_A_KERNEL, maps) for maps in given]
     # One seed for all: an example is explained alike in any batch.
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]

@@ -46,21 +46,22 @@ def true_map():
     return (bump - 0.5 * bump.flip(1)).flatten().to(DOUBLE)
 
 
-def gathered(made, prior=None):
-    one = JointEvidence(SHAPE, CELL, KERNEL, prior)
+def gathered(made, *priors):
+    stacked = None if not priors or priors[0] is None else torch.stack(priors)
+    one = JointEvidence(SHAPE, CELL, KERNEL, stacked)
     for of_round in made:
         one.add(*of_round)
     return one
 
 
-@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("n_priors", [0, 1, 2, 4])
 @pytest.mark.parametrize("counts", [(40, 25), (12,), (150, 30)])
 @pytest.mark.parametrize("noise_of_second", [None, 0.0, 6.0])
-def test_against_a_gaussian_process(with_prior, counts, noise_of_second):
+def test_against_a_gaussian_process(n_priors, counts, noise_of_second):
     made = rounds(counts)
     if noise_of_second is not None:
         made = [*made, of_second_kind(30, noise_of_second)]
-    prior = draws(N_PATCHES, seed=7) if with_prior else None
+    priors = [draws(N_PATCHES, seed=7 + number) for number in range(n_priors)]
     kernel = np.kron(
         *(
             reference.kernel_of_axis(n, KERNEL * cell, joint._SMALLEST_SHARE)
@@ -73,10 +74,10 @@ def test_against_a_gaussian_process(with_prior, counts, noise_of_second):
         CELL[0] * CELL[1],
         joint._NOISES,
         joint._RATIOS,
-        None if prior is None else prior.numpy(),
+        np.stack([prior.numpy() for prior in priors]) if priors else None,
         joint._NEIGHBOR_SHARE,
     )
-    one = gathered(made, prior)
+    one = gathered(made, *priors)
     np.testing.assert_allclose(one.evidence(), expected, rtol=1e-6, atol=1e-7)
     root = np.sqrt((error**2).mean())
     assert one.standard_error() == pytest.approx(root, rel=1e-6)
@@ -189,7 +190,7 @@ def test_of_a_true_prior_all_is_believed():
 def test_a_perfect_prior_leaves_nothing():
     """Scores that are exactly what a prior says, as far as fields show it."""
     one = gathered([], true_map())
-    shown = one._field(one.prior)
+    shown = one._field(one.priors[0])
     (_, presence, sizes, kinds), *_ = rounds((30,))
     for scale in (1e-6, 1.0, 3.0):
         scores = scale * presence @ shown
@@ -220,6 +221,30 @@ def test_a_right_prior_helps_and_a_wrong_one_is_dropped():
     made = rounds((200, 200), noise=0.0)
     without = gathered(made).evidence()
     torch.testing.assert_close(gathered(made, -true_map()).evidence(), without)
+
+
+def test_priors_are_weighed_each():
+    made, near = rounds((40,), noise=4.0, seed=2), true_map()
+    other = draws(N_PATCHES, seed=4)
+    both = gathered(made, near, other).evidence()
+    # In any order, any scale, and the same twice is no more than once.
+    for same in ((other, near), (3 * near + 1, other), (near, other, near)):
+        torch.testing.assert_close(gathered(made, *same).evidence(), both)
+    # What is contradicted is dropped, and what is left is as if it had not been there.
+    alone = gathered(made, near).evidence()
+    torch.testing.assert_close(gathered(made, near, -near).evidence(), alone)
+    # A sum of two maps is found from both, better than from either.
+    bump = true_map().clamp(min=0)
+    dent = true_map().clamp(max=0)
+
+    def error(*priors):
+        errors = []
+        for seed in range(6):
+            found = gathered(rounds((16,), noise=0.5, seed=seed), *priors).evidence()
+            errors.append(1 - float(torch.stack([found, true_map()]).corrcoef()[0, 1]))
+        return sum(errors) / len(errors)
+
+    assert error(bump, dent) < min(error(bump), error(dent)) / 2
 
 
 def test_errors_are_as_large_as_they_say():

@@ -10,7 +10,7 @@ from torch import nn
 
 from captum_margin.attr import MarginSaliency, last_conv_layer
 from captum_margin.attr.margin.domains.axes import coarse_shape
-from captum_margin.attr.margin.priors import prior_on_patches
+from captum_margin.attr.margin.priors import priors_on_patches
 from tests.helpers import models
 from tests.reference import margin_saliency_reference as reference
 
@@ -36,7 +36,7 @@ def grad_cams(model, x, target):
 def test_on_patches_is_bilinear_and_standard(size):
     x = torch.zeros(1, 3, 48, 40)
     prior = 3 * a_map(1, 1, *size) + 2
-    (found,) = prior_on_patches(prior, lambda t: t, x, 0, None)
+    ((found,),) = priors_on_patches(prior, lambda t: t, x, x, 0, None)
     patches = coarse_shape((48, 40))
     assert found.shape == (math.prod(patches),)
     if all(a <= b for a, b in zip(size, patches, strict=True)):
@@ -49,7 +49,8 @@ def test_on_patches_is_bilinear_and_standard(size):
 def test_a_thin_box_is_there_on_coarser_patches():
     box = torch.zeros(1, 1, 224, 224, dtype=torch.bool)
     box[..., 101, 30:90] = True  # one row of pixels, a quarter of a patch
-    (found,) = prior_on_patches(box, lambda t: t, torch.zeros(1, 3, 224, 224), 0, None)
+    x = torch.zeros(1, 3, 224, 224)
+    ((found,),) = priors_on_patches(box, lambda t: t, x, x, 0, None)
     row, column = divmod(int(found.argmax()), 56)
     assert row == 101 // 4 and 30 // 4 <= column <= 90 // 4
 
@@ -99,8 +100,9 @@ def test_dtypes(dtype, given):
     found = explain(models.conv(dtype=dtype), x, prior, **options)
     assert found.dtype == dtype and not found.requires_grad
     if dtype == torch.bfloat16 and not given:
-        prior = grad_cams(models.conv(dtype=dtype), x, 1)  # rough by itself
-        options = {"n_evaluations": 159}
+        rough = models.conv(dtype=dtype)  # and so are its maps
+        prior = grad_cams(rough, x, 1), differences(rough, x, [1, 1])
+        options = {"n_evaluations": 158}
     exact = explain(models.conv(), x.double(), prior, **options)
     both = torch.stack([found.double().flatten(), exact.flatten()])
     assert both.corrcoef()[0, 1] > {torch.float32: 0.9999}.get(dtype, 0.9)
@@ -115,15 +117,31 @@ def test_the_seed_decides_alone():
     assert not torch.equal(explain(model, x, prior, seed=4), found)
 
 
-def test_grad_cam_is_captums():
+def differences(model, x, target, baselines=None):
+    """The gradient in the pixels times what they differ by from the baseline."""
+    pixels = x.clone().requires_grad_()
+    rows = torch.arange(len(x))
+    score = model(pixels)[rows, torch.as_tensor(target)].sum()
+    (gradient,) = torch.autograd.grad(score, pixels)
+    base = x.mean(dim=(2, 3), keepdim=True) if baselines is None else baselines
+    fine = (gradient.double() * (x - base).double()).mean(dim=1).numpy()
+    shape = tuple(x.shape[2:])
+    assert coarse_shape(shape) == shape  # small pictures' pixels are the patches
+    blurred = [reference.blurred(one, min(shape) / 16) for one in fine]
+    return torch.from_numpy(np.stack(blurred))[:, None]
+
+
+@pytest.mark.parametrize("baselines", [None, 0.25])
+def test_grad_cam_is_captums_and_the_gradient_goes_with_it(baselines):
     x, model = models.images(), models.conv()
-    cams = grad_cams(model, x, [1, 3])
-    found, details = explain(
-        model, x, "gradcam", target=[1, 3], n_evaluations=63, return_details=True
-    )
-    given, of_given = explain(model, x, cams, target=[1, 3], return_details=True)
+    both = grad_cams(model, x, [1, 3]), differences(model, x, [1, 3], baselines)
+    options = {"target": [1, 3], "baselines": baselines, "return_details": True}
+    found, details = explain(model, x, "gradcam", n_evaluations=64, **options)
+    given, of_given = explain(model, x, both, **options)
     torch.testing.assert_close(found, given, **SAME)
-    assert details.settings["prior"] == "gradcam" and details.n_forward == 63
+    for one in both:
+        assert not torch.allclose(explain(model, x, one, **options)[0], found)
+    assert details.settings["prior"] == "gradcam" and details.n_forward == 64
     assert of_given.settings["prior"] == "given" and of_given.n_forward == 61
 
 
@@ -176,7 +194,7 @@ def test_forward_passes_are_counted(prior):
     x, model = models.images(), models.Counted(models.conv())
     _, details = explain(model, x, prior, return_details=True)
     n_copies = sum(len(stage.scores) for stage in details.stages[0])
-    assert details.n_forward == 61 == n_copies + (3 if prior else 1)
+    assert details.n_forward == 61 == n_copies + (4 if prior else 1)
     assert model.rows == 2 * details.n_forward
 
 
@@ -315,11 +333,64 @@ def test_grad_cam_of_a_transformer_is_that_of_its_tokens(stem):
     found = MarginSaliency(model).attribute(
         x, target=1, prior="gradcam", n_evaluations=40
     )
-    # Two of the passes are Grad-CAM's.
+    # Three of the passes are the gradients'.
+    prior = maps.detach(), differences(model, x, [1, 1])
     expected = MarginSaliency(model).attribute(
-        x, target=1, prior=maps.detach(), n_evaluations=38
+        x, target=1, prior=prior, n_evaluations=37
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_what_says_nothing_of_the_two_is_left_out():
+    x, net = models.images(), models.conv()
+
+    class Rounded(nn.Module):  # no gradient in the pixels
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t):
+            return self.net((64 * t).round() / 64)
+
+    cams = grad_cams(Rounded(), x, [1, 1])
+    found = explain(Rounded(), x, "gradcam", n_evaluations=64)
+    torch.testing.assert_close(found, explain(Rounded(), x, cams), **SAME)
+
+    class Steep(nn.Module):  # an infinite one where the image has its least
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t):
+            return self.net(t + 1e-3 * (t - float(t.min())).sqrt())
+
+    cams = grad_cams(Steep(), x[:1], 1)
+    found = explain(Steep(), x[:1], "gradcam", n_evaluations=64)
+    torch.testing.assert_close(found, explain(Steep(), x[:1], cams), **SAME)
+
+
+@pytest.mark.parametrize(
+    ("prior", "error", "says"),
+    [
+        ((), ValueError, "one map or more"),
+        ((torch.rand(1, 1, 4, 4), "gradcam"), TypeError, "tuple of tensors"),
+        ((torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4)), ValueError, "constant"),
+        ((torch.rand(1, 1, 4, 4), torch.rand(3, 1, 4, 4)), ValueError, "B being 2"),
+    ],
+)
+def test_bad_tuples_of_priors(prior, error, says):
+    with pytest.raises(error, match=says):
+        explain(models.conv(), models.images(), prior)
+
+
+def test_several_priors_are_weighed_and_the_wrong_one_is_left():
+    image, seen, unseen = models.corners(side=64)
+    model = models.Planted(seen)
+    right, wrong = torch.zeros(2, 1, 1, 64, 64)
+    right[0, 0][seen], wrong[0, 0][unseen] = 1.0, 1.0
+    without = seen_at(model, seen, None, 200, image)
+    assert seen_at(model, seen, (wrong, right), 60, image) > without + 0.1
+    assert seen_at(model, seen, (right, wrong), 60, image) > without + 0.1
 
 
 def test_a_constant_grad_cam_says_so():

@@ -95,7 +95,7 @@ def test_varied_unions_are_explained_together(
     if with_prior:
         focus = 0.2 + models.images(1, 1, *coarse_shape(size), seed=8)
         options["prior"] = focus
-        prior = focus.numpy().flatten()
+        prior = focus.numpy().reshape(1, -1)
     found, details = explain_one(model, image, 1, seed=7, **options)
     stages, score = details.stages[0], numpy_score(model, 1)
     pixels, patches = image[0].numpy(), coarse_shape(size)
