@@ -232,6 +232,11 @@ def test_a_network_of_a_later_run_takes_the_place_of_the_one_before(
     assert (name, found) == ("MarginSaliency", np.mean(rise))
     assert "--methods MarginSaliency" in networks["squeezenet"]["later_run"]["command"]
     assert not list(tmp_path.glob("*.later.json"))
+    written(tmp_path / "c", RISE_800=ours, LayerGradCam=rise)
+    bench.replace(tmp_path / "c", out, "RISE-800")
+    rows = json.loads(out.read_text())["networks"]["squeezenet"]["methods"]
+    paired = rows["LayerGradCam"]["paired"][bench.MAIN]["mean"]
+    assert paired == np.mean(ours) - np.mean(rise)
 
 
 def test_photographs_shown_one_by_one_have_the_scores_of_a_batch():

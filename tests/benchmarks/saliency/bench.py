@@ -301,11 +301,11 @@ def update(cache: Path, out: Path, through: str | None = None) -> None:
     out.write_text(json.dumps(record, indent=1))
 
 
-def replace(cache: Path, out: Path) -> None:
+def replace(cache: Path, out: Path, ours: str = MAIN_ROW) -> None:
     """Puts the networks of this later run in the place of the record's, whole."""
     record = json.loads(out.read_text())
     later = out.with_suffix(".later.json")
-    report(cache, later)
+    report(cache, later, ours)
     made = json.loads(later.read_text())
     later.unlink()
     told = {key: made["settings"][key] for key in ("command", "versions", "machine")}
@@ -402,7 +402,7 @@ def main() -> int:
     if arguments.report:
         report(arguments.cache, arguments.out, arguments.ours)
     elif arguments.replace:
-        replace(arguments.cache, arguments.out)
+        replace(arguments.cache, arguments.out, arguments.ours)
     elif arguments.update:
         update(arguments.cache, arguments.out, arguments.through)
     else:
