@@ -36,14 +36,13 @@ taken for noise. A prior that the scores contradict is dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from captum_margin.attr.margin.domains.axes import along_axes
+from captum_margin.attr.margin.regression import Regression, regression
 from captum_margin.signal import HighPass, knn_graph_1d
 
 __all__ = ["JointEvidence"]
@@ -52,14 +51,6 @@ __all__ = ["JointEvidence"]
 _NEIGHBOR_SHARE = 10
 # Fields along an axis with less of the kernel than this share of the first are noise.
 _SMALLEST_SHARE = 0.01
-# Noise against signal, that are weighed: the energy of a union's fields is one.
-_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-# How many times as noisy as the first kind of unions the second is, that is weighed.
-_RATIOS = (1.0, 3.0, 10.0, 30.0)
-# A smaller share of the scores' energy is none.
-_ROUNDING = 1e-12
-# Nor is a smaller eigenvalue of the priors' correlations.
-_SAME = 1e-9
 
 
 class JointEvidence:
@@ -103,7 +94,7 @@ class JointEvidence:
         # Those of the size with score and fields, unfiltered, and with itself.
         self._by_size = torch.zeros(1 + n_fields, dtype=torch.float64)
         self._sizes = torch.zeros((), dtype=torch.float64)
-        self._fitted: _Regression | None = None  # of all these sums
+        self._fitted: Regression | None = None  # of all these sums
 
     def add(
         self, scores: Tensor, presence: Tensor, sizes: Tensor, kinds: Tensor
@@ -198,10 +189,10 @@ class JointEvidence:
         fit = self._fit()
         return 1.0 if fit is None else fit.ratio
 
-    def _fit(self) -> _Regression | None:
+    def _fit(self) -> Regression | None:
         """The regression on all unions so far; None where scores are all alike."""
         if self._fitted is None and self._filtered[:, 0, 0].any():
-            self._fitted = _regression(self._n_unions, self._filtered, self.priors)
+            self._fitted = regression(self._n_unions, self._filtered, self.priors)
         return self._fitted
 
     def _field(self, coefficients: Tensor) -> Tensor:
@@ -233,151 +224,3 @@ def _axis_fields(n_patches: int, deviation: float) -> Tensor:
     kept = values > _SMALLEST_SHARE * values.max()
     fields: Tensor = vectors[:, kept] * values[kept].sqrt()
     return fields
-
-
-class _Regression(NamedTuple):
-    """Ridge regression of scores on fields, with as much noise as they seem to have.
-
-    Args:
-        coefficients (Tensor): (D,).
-        modes (Tensor): Combinations of the fields whose errors are independent, for
-            each of R ratios of noise D of them, in rows, (R * D, D).
-        variances (Tensor): Of the map along each, (R * D,).
-        ratio (float): How many times as noisy the second kind of unions is.
-    """
-
-    coefficients: Tensor
-    modes: Tensor
-    variances: Tensor
-    ratio: float
-
-
-def _regression(
-    n_unions: Sequence[int], products: Tensor, priors: Tensor | None
-) -> _Regression:
-    """The regression that fits scores by features.
-
-    Args:
-        n_unions (Sequence[int]): N of each of two kinds.
-        products (Tensor): Sums over the unions of each kind of products of the score,
-            first, and the features with each other, (2, 1 + D, 1 + D).
-        priors (Tensor, optional): Coefficients to begin with, but for a factor each,
-            (K, D).
-    """
-    of_all = products.sum(dim=0)
-    energy = of_all[0, 0]
-    square = of_all[1:, 1:].trace() / sum(n_unions)  # the energy of a union's fields
-    ratios = torch.tensor(_RATIOS if n_unions[1] else _RATIOS[:1]).to(products)
-    fits = [
-        _ridge(n_unions, products, energy, square, priors, ratio) for ratio in ratios
-    ]
-    likelihoods = torch.stack([fit.likelihoods for fit in fits])  # (R, L)
-    likely = torch.softmax(likelihoods.flatten(), dim=0).view_as(likelihoods)
-    return _Regression(
-        sum(
-            fit.vectors @ (weights @ fit.coefficients)
-            for fit, weights in zip(fits, likely, strict=True)
-        ),
-        torch.cat([fit.vectors.T for fit in fits]),
-        torch.cat(
-            [weights @ fit.variances for fit, weights in zip(fits, likely, strict=True)]
-        ),
-        float(likely.sum(dim=1) @ ratios),
-    )
-
-
-class _Ridge(NamedTuple):
-    """Regressions with L values of noise, all along the same vectors.
-
-    Args:
-        vectors (Tensor): In columns, (D, D).
-        coefficients (Tensor): Along them, (L, D).
-        variances (Tensor): Of these, (L, D).
-        likelihoods (Tensor): Logarithms, but for a constant, (L,).
-    """
-
-    vectors: Tensor
-    coefficients: Tensor
-    variances: Tensor
-    likelihoods: Tensor
-
-
-def _slopes(alike: Tensor, each: Tensor) -> Tensor:
-    """Least squares without slopes below 0, (K,).
-
-    Args:
-        alike (Tensor): Products of K signals and the one to be explained, (K,).
-        each (Tensor): Of the K with each other, (K, K).
-    """
-    from scipy.optimize import nnls
-
-    scale = each.diagonal().clamp(min=0).sqrt()
-    scale = scale.where(scale > 0, 1)
-    values, vectors = torch.linalg.eigh(each / scale / scale[:, None])
-    kept = values > _SAME  # of signals that are the same, one is enough
-    roots, vectors = values[kept].sqrt(), vectors[:, kept]
-    aim = (vectors / roots).T @ (alike / scale)
-    found, _ = nnls((vectors * roots).T.numpy(), aim.numpy())
-    return torch.from_numpy(found).to(each) / scale
-
-
-def _ridge(
-    n_unions: Sequence[int],
-    products: Tensor,
-    energy: Tensor,
-    square: Tensor,
-    priors: Tensor | None,
-    ratio: Tensor,
-) -> _Ridge:
-    """The regressions where the second kind has so many times the noise of the first.
-
-    Args:
-        n_unions (Sequence[int]): As in :func:`_regression`.
-        products (Tensor): As there.
-        energy (Tensor): The unit of the scores' squares, above 0.
-        square (Tensor): That of the features' squares.
-        priors (Tensor, optional): As there.
-        ratio (Tensor): Of the noise, a number.
-    """
-    n = sum(n_unions)
-    weighted = products[0] + products[1] / ratio
-    crossed, gram = weighted[1:, 0], weighted[1:, 1:]
-    values, vectors = torch.linalg.eigh(gram / square)
-    noises = torch.tensor(_NOISES).to(values)[:, None]
-    noisy = values.clamp(min=0) + noises  # (L, D)
-
-    def products_of(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Of signals under the inverse of the scores' covariance, (L, m, n).
-
-        Args:
-            whole: Their products, (m, n).
-            left: Of m signals, the products with the fields, along the vectors, (m, D).
-            right: Of n others.
-        """
-        explained = torch.einsum("md,nd,ld->lmn", left, right, 1 / noisy) / square
-        return (whole - explained) / noises[:, :, None]
-
-    scores = (vectors.T @ crossed)[None]
-    left = products_of(weighted[:1, :1], scores, scores)[:, 0, 0] / energy
-    drift = torch.zeros_like(noisy)  # of the priors, the slopes times them
-    if priors is not None:
-        if_true = priors @ gram  # what crossed would be, (K, D)
-        expected = if_true @ vectors
-        alike = products_of((priors @ crossed)[:, None], expected, scores)[:, :, 0]
-        each = products_of(if_true @ priors.T, expected, expected)
-        slopes = torch.stack([_slopes(a, e) for a, e in zip(alike, each, strict=True)])
-        explained = torch.einsum("lk,lkj,lj->l", slopes, each, slopes)
-        left = left - (2 * (slopes * alike).sum(dim=1) - explained) / energy
-        drift = slopes @ (priors @ vectors)
-        scores = scores - slopes @ expected
-    left = left.clamp(min=_ROUNDING)  # a perfect prior leaves nothing
-    # The logarithm of the likelihood, with the most likely tau, but for a constant.
-    spread = noisy.log().sum(dim=1) + (n - len(crossed)) * noises[:, 0].log()
-    spread = spread + n_unions[1] * ratio.log()
-    tau = left * energy / n
-    return _Ridge(
-        vectors,
-        drift + scores / noisy / square,
-        tau[:, None] * noises / noisy / square,
-        -(n * left.log() + spread) / 2,
-    )

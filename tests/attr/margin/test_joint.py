@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_margin.attr.margin import joint
+from captum_margin.attr.margin import joint, regression
 from captum_margin.attr.margin.joint import JointEvidence
 from tests.reference import margin_saliency_reference as reference
 
@@ -72,8 +72,8 @@ def test_against_a_gaussian_process(n_priors, counts, noise_of_second):
         [tuple(part.numpy() for part in of_round) for of_round in made],
         kernel,
         CELL[0] * CELL[1],
-        joint._NOISES,
-        joint._RATIOS,
+        regression.NOISES,
+        regression.RATIOS,
         np.stack([prior.numpy() for prior in priors]) if priors else None,
         joint._NEIGHBOR_SHARE,
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
-from captum_margin.attr.margin import joint, varied
+from captum_margin.attr.margin import joint, regression, varied
 from captum_margin.attr.margin import unions as union_form
 from captum_margin.attr.margin.domains.axes import (
     CELLS,
@@ -147,7 +147,12 @@ def test_varied_unions_are_explained_together(
         below = np.mean(taken) - min(scores)
         above = max(scores) - np.mean(kept)
         evidence, error, ratio = reference.joint_evidence(
-            rounds, kernel, cell[0] * cell[1], joint._NOISES, joint._RATIOS, prior
+            rounds,
+            kernel,
+            cell[0] * cell[1],
+            regression.NOISES,
+            regression.RATIOS,
+            prior,
         )
         if share:
             share = min(varied._MOST_DELETING, below / (above + below)) / ratio
