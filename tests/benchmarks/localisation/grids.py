@@ -245,6 +245,8 @@ def main() -> int:
         ):
             if value != default:
                 command += f" {option} {value}"
+        if [*arguments.networks] != [*NETWORKS]:
+            command += f" --networks {' '.join(arguments.networks)}"
         if [*arguments.methods] != [*SHOWN]:
             command += f" --methods {' '.join(arguments.methods)}"
         settings = {
