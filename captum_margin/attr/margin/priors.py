@@ -43,16 +43,18 @@ def check_prior(prior: object) -> None:
                 f"expected prior as a map or 'gradcam' (got {prior!r}); maps of other "
                 "methods are passed as tensors"
             )
+    if prior is None or isinstance(prior, str):
         return
     if isinstance(prior, tuple) and not prior:
         raise ValueError(
             "expected prior as one map or more (got an empty tuple); pass None for none"
         )
     for one in prior if isinstance(prior, tuple) else (prior,):
-        if one is not None and not isinstance(one, Tensor):
+        if not isinstance(one, Tensor):
             raise TypeError(
                 "expected prior as a tensor, a tuple of tensors or 'gradcam' (got "
-                f"{type(one).__name__}); convert it with torch.as_tensor"
+                f"{type(one).__name__}); convert maps with torch.as_tensor, and a "
+                "list of them with tuple()"
             )
 
 

@@ -374,6 +374,8 @@ def test_what_says_nothing_of_the_two_is_left_out():
     [
         ((), ValueError, "one map or more"),
         ((torch.rand(1, 1, 4, 4), "gradcam"), TypeError, "tuple of tensors"),
+        ((torch.rand(1, 1, 4, 4), None), TypeError, "got NoneType"),
+        ([torch.rand(1, 1, 4, 4)], TypeError, r"with tuple\(\)"),
         ((torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4)), ValueError, "constant"),
         ((torch.rand(1, 1, 4, 4), torch.rand(3, 1, 4, 4)), ValueError, "B being 2"),
     ],
