@@ -394,3 +394,11 @@ def test_cleanlab_datalab_graph(clusters):
     theirs = {tuple(pair) for pair in found.result().graph.edge_index.T.tolist()}
     assert ours == theirs
     assert len(Prototypes.from_features(scaled, given).self_influence()) == 60
+
+
+def test_releases_of_what_is_not_installed_are_left_out():
+    from captum_margin._version import __version__, versions
+
+    found = versions("torch", "no-such-package-of-this-name")
+    assert [*found] == ["captum_margin", "torch", "python"]
+    assert found["captum_margin"] == __version__
