@@ -118,10 +118,8 @@ def test_the_part_of_the_other_class_is_coloured(
     where = shown_maps(page)[0]
     side = len(where)
     seen = where[side // 8 : -side // 8]
-    # Hiding parts shows them as far as they stand out of the noise of 800 copies.
-    least = 0.1 if explain else 0.7
-    assert seen[:, side * 5 // 8 : side * 7 // 8].mean() > least
-    assert np.abs(where[:, : side * 2 // 8]).mean() < 0.01
+    assert seen[:, side * 5 // 8 : side * 7 // 8].mean() > 0.3
+    assert np.abs(where[:, : side * 2 // 8]).mean() < 0.1
     # The network sees the square of 64 pixels in the middle of 80: 8 are the rim.
     rim = side // 12
     assert np.abs(where[:rim]).mean() < 0.05 > np.abs(where[:, -rim:]).mean()

@@ -83,8 +83,7 @@ def test_the_keyword_gives_the_output_itself():
     options = {"n_evaluations": 400, "baselines": 0.0}
     found = saliency(halves, softmax=False, **options)[0, 0]
     # The output ignores the right half, which the softmax would count against it.
-    left, right = found[:, :14].mean(), found[:, 18:]
-    assert right.clamp(min=0).mean() < 0.01 * left and right.mean() > -0.15 * left
+    assert found[:, 18:].abs().mean() < 0.1 * found[:, :14].mean()
     with pytest.warns(UserWarning, match=SIGMOIDS):
         squashed = saliency(halves, **options)[0, 0]
     assert squashed[:, 18:].mean() < -0.2 * squashed[:, :14].mean()

@@ -103,7 +103,7 @@ class MarginSaliency(PerturbationAttribution):
       images, series and volumes the unions are soft, of smooth random fields, and come
       in four rounds, of which each later one keeps, or deletes, variations of the map
       drawn so far, and joins either kind to its like only; one smooth map is fitted to
-      the filtered scores of all, and its standard error taken off, once or twice.
+      the filtered scores of all, and its standard error taken off.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``: then they are
       three rounds, of which the first is random and judges it.
@@ -250,11 +250,10 @@ class MarginSaliency(PerturbationAttribution):
             - **attributions** (*Tensor* or *tuple[Tensor, ...]*): Of the shape, device
               and floating dtype of the inputs, the same on all channels of an image.
               For unions in units of the score: how much it rises when the part is
-              shown; of rounds of soft unions less a standard error, or two as far as
-              they leave half of the highest value, so that what is above zero stands
-              out of the noise of few unions, and what is below it need not speak
-              against the class; where nothing is above zero a warning says so. Zero
-              everywhere, with a warning, where no masked copy changed the
+              shown; of rounds of soft unions less a standard error, so that what is
+              above zero stands out of the noise of few unions, and what is below it
+              need not speak against the class; where nothing is above zero a warning
+              says so. Zero everywhere, with a warning, where no masked copy changed the
               score.
             - **details** (*MarginDetails*): With ``return_details=True``.
 

@@ -31,10 +31,9 @@ _MOST_DELETING = 1 / 2
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
 # Standard errors taken off the map, so that what is above zero is evidence and not the
-# noise of few unions; the more of the two as far as it leaves a share of the highest
-# value. The order of the pixels is the same with any numbers.
-_STANDARD_ERRORS = (1.0, 2.0)
-_LEFT = 0.5
+# noise of few unions. The order of the pixels is the same with any number; two hide
+# half of broad, even evidence.
+_STANDARD_ERRORS = 1.0
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -117,19 +116,13 @@ def explain_by_varied_unions(
                 focus[i] = evidence[i]
         del domains, domain  # before the next ones are drawn
     evidence = [
-        e - _noise(float(e.max()), one.standard_error())
+        e - _STANDARD_ERRORS * one.standard_error()
         for e, one in zip(evidence, joint, strict=True)
     ]
     return [
         ExampleMaps((enlarge(e.view(1, *shape), size),), torch.cat(scores), of_example)
         for e, scores, of_example in zip(evidence, seen, stages, strict=True)
     ]
-
-
-def _noise(highest: float, standard_error: float) -> float:
-    """What is taken for noise of a map with this highest value."""
-    least, most = (errors * standard_error for errors in _STANDARD_ERRORS)
-    return max(least, min(most, (1 - _LEFT) * highest))
 
 
 def _next_deleting(

@@ -157,10 +157,8 @@ def test_varied_unions_are_explained_together(
         if share:
             share = min(varied._MOST_DELETING, below / (above + below)) / ratio
         before = torch.from_numpy(evidence)
-    # Two standard errors as far as half of the highest value is left, but one.
-    root = np.sqrt((error**2).mean())
-    noise = max(root, min(2 * root, evidence.max() / 2))
-    expected = reference.enlarged((evidence - noise).reshape(patches), size)
+    bounded = evidence - varied._STANDARD_ERRORS * np.sqrt((error**2).mean())
+    expected = reference.enlarged(bounded.reshape(patches), size)
     scale = abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)
 

@@ -193,7 +193,7 @@ def test_parts_that_are_enough_alone_are_all_found():
     found = explain(either, x, **options)
     heat = found[0, 0]
     corners = torch.stack([heat[first, first].mean(), heat[last, last].mean()])
-    assert corners.min() > 0 > heat[8:16, 8:16].mean()
+    assert corners.min() > 3 * heat[8:16, 8:16].abs().mean()
     for example in range(2):
         alone = explain(either, x[example : example + 1], **options)
         torch.testing.assert_close(alone, found[example : example + 1], **SAME)
@@ -218,23 +218,6 @@ def test_what_is_above_zero_stands_out_of_the_noise():
     found = explain(planted, x, target=0, n_evaluations=400)
     positive = found.clamp(min=0)
     assert (positive[..., 5:17, 5:17].sum() / positive.sum()) > 0.9
-
-
-@pytest.mark.parametrize(
-    ("highest", "error", "noise"),
-    [
-        (10.0, 1.0, 2.0),  # two standard errors leave more than half
-        (3.0, 1.0, 1.5),  # half of the highest value is left
-        (1.2, 1.0, 1.0),  # one at least
-        (0.5, 1.0, 1.0),
-        (-2.0, 1.0, 1.0),
-        (3.0, 0.0, 0.0),
-        (-3.0, 0.0, 0.0),
-    ],
-)
-def test_what_is_taken_for_noise(highest, error, noise):
-    assert varied._noise(highest, error) == noise
-    assert varied._noise(4 * highest, 4 * error) == 4 * noise
 
 
 def test_unions_of_one_round_are_alive_at_a_time_but_for_details(monkeypatch):
