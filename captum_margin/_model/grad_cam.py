@@ -85,30 +85,29 @@ def grad_cam(
 
 def slope_in_pixels(
     model: Callable[..., Tensor],
-    inputs: tuple[Tensor, ...],
+    images: Tensor,
     target: TargetType,
     additional_forward_args: object = None,
 ) -> Tensor:
-    """Gradient of the target's score in the first input, of its shape.
+    """Gradient of the target's score in images, of their shape.
 
     Modes and parameters are left alone as by :func:`grad_cam`. Zeros where the score
     has no gradient in the pixels.
 
     Args:
-        model (Callable): The network, of the inputs and arguments.
-        inputs (tuple[Tensor, ...]): Images first, (B, C, H, W).
+        model (Callable): The network.
+        images (Tensor): Its only input, (B, C, H, W).
         target (int, tuple, Tensor or list, optional): As in Captum.
         additional_forward_args (Any, optional): As in Captum. Default: None
 
     Cost: :data:`SLOPE_PASSES` forward passes and one backward pass.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        pixels = inputs[0].detach().clone().requires_grad_()
+        pixels = images.detach().clone().requires_grad_()
         args = plain_args(additional_forward_args, len(pixels))
         args = None if args is None else tuple(map(_outside_inference, args))
-        others = tuple(tensor.clone() for tensor in inputs[1:])
         # A copy, for models that change their input in place.
-        output = _score(model, (pixels.clone(), *others), args, target)
+        output = _score(model, (pixels.clone(),), args, target)
         if not output.requires_grad:
             return torch.zeros_like(pixels)
         (slope,) = torch.autograd.grad(output.sum(), pixels, allow_unused=True)

@@ -97,11 +97,16 @@ def priors_on_patches(
     if prior is None:
         return None
     if isinstance(prior, str):
-        given = (images,), target, additional_forward_args
-        coarse, tells = _on_patches(grad_cam(forward_func, *given), images, "Grad-CAM")
+        asked = target, additional_forward_args
+        cam = grad_cam(forward_func, (images,), *asked)
+        coarse, tells = _on_patches(cam, images, "Grad-CAM")
         slope, shown, hidden = (
             tensor.to("cpu", torch.float64)
-            for tensor in (slope_in_pixels(forward_func, *given), images, baselines)
+            for tensor in (
+                slope_in_pixels(forward_func, images, *asked),
+                images,
+                baselines,
+            )
         )
         fine = slope * (shown - hidden)
         finite = fine.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
