@@ -5,6 +5,7 @@ captum_margin. ``score`` is a function from one example to one number.
 """
 
 import itertools
+import math
 
 import numpy as np
 
@@ -244,3 +245,34 @@ def joint_evidence(
     found = (phi + along / energy) * patches_a_cell
     ratio = odds @ np.repeat(ratios, len(noises))
     return found, error * patches_a_cell, ratio
+
+
+def noise_level(evidence, error, rate):
+    """What evidence (P,) whose standard error is ``error`` must exceed to stand out.
+
+    The lowest of its values such that noise would put no more than ``rate`` of as many
+    patches there or higher, half of the highest where there is none, and one error at
+    least. Half of the patches that hold noise are below zero.
+    """
+    enough = []
+    noisy = min(len(evidence), 2 * sum(value < 0 for value in evidence))
+    for level in evidence:
+        by_chance = noisy * math.erfc(level / error / math.sqrt(2)) / 2
+        if by_chance <= rate * sum(other >= level for other in evidence):
+            enough.append(level)
+    return max(error, min(enough) if enough else max(evidence) / 2)
+
+
+def without_noise(evidence, error, rate, not_sure):
+    """Evidence (P,), shrunk to a little where it does not stand out of the noise."""
+    above = noise_level(evidence, error, rate)
+    below = noise_level(-evidence, error, rate)
+    found = []
+    for value in evidence:
+        shrunk = 0.0
+        if value > above:
+            shrunk = value * (1 - above**2 / value**2)
+        elif value < -below:
+            shrunk = value * (1 - below**2 / value**2)
+        found.append(shrunk + not_sure * (value - above))
+    return np.array(found)

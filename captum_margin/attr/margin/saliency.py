@@ -103,7 +103,7 @@ class MarginSaliency(PerturbationAttribution):
       images, series and volumes the unions are soft, of smooth random fields, and come
       in four rounds, of which each later one keeps, or deletes, variations of the map
       drawn so far, and joins either kind to its like only; one smooth map is fitted to
-      the filtered scores of all, and its standard error taken off.
+      the filtered scores of all, and what of it may be noise is shrunk to nothing.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``: then they are
       three rounds, of which the first is random and judges it.
@@ -250,11 +250,11 @@ class MarginSaliency(PerturbationAttribution):
             - **attributions** (*Tensor* or *tuple[Tensor, ...]*): Of the shape, device
               and floating dtype of the inputs, the same on all channels of an image.
               For unions in units of the score: how much it rises when the part is
-              shown; of rounds of soft unions less a standard error, so that what is
-              above zero stands out of the noise of few unions, and what is below it
-              need not speak against the class; where nothing is above zero a warning
-              says so. Zero everywhere, with a warning, where no masked copy changed the
-              score.
+              shown; of rounds of soft unions what may be the noise of few unions is
+              shrunk to a little below zero, in its order, so that what is above zero
+              stands out of it: about one in ten of its patches may be there by chance
+              (Benjamini-Hochberg). Where nothing is above zero a warning says so. Zero
+              everywhere, with a warning, where no masked copy changed the score.
             - **details** (*MarginDetails*): With ``return_details=True``.
 
         Raises:

@@ -13,6 +13,7 @@ from captum_margin.attr.margin.domains.axes import cell_sides, coarse_shape, enl
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.joint import JointEvidence
 from captum_margin.attr.margin.masking import MaskedScorer
+from captum_margin.attr.margin.shrinkage import without_noise
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.signal import influence
 
@@ -30,10 +31,6 @@ _MOST_DELETING = 1 / 2
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
-# Standard errors taken off the map, so that what is above zero is evidence and not the
-# noise of few unions. The order of the pixels is the same with any number; two hide
-# half of broad, even evidence.
-_STANDARD_ERRORS = 1.0
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -82,7 +79,6 @@ def explain_by_varied_unions(
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     stages: list[tuple[Stage, ...]] = [() for _ in images]
     seen: list[list[Tensor]] = [[] for _ in images]
-    evidence = [nothing for _ in images]
     deleting = [_MOST_DELETING if deletion else 0.0 for _ in images]
     for number, strength in enumerate(strengths[:n_rounds]):
         n_of_round = n_unions * (number + 1) // n_rounds - n_unions * number // n_rounds
@@ -111,17 +107,16 @@ def explain_by_varied_unions(
             deleting[i] = _next_deleting(
                 of_domain, domain.kinds, deleting[i], joint[i].noise_ratio()
             )
-            evidence[i] = joint[i].evidence().to(nothing)
-            if evidence[i].max() > evidence[i].min():
-                focus[i] = evidence[i]
+            evidence = joint[i].evidence().to(nothing)
+            if evidence.max() > evidence.min():
+                focus[i] = evidence
         del domains, domain  # before the next ones are drawn
-    evidence = [
-        e - _STANDARD_ERRORS * one.standard_error()
-        for e, one in zip(evidence, joint, strict=True)
+    found = [
+        without_noise(one.evidence(), one.standard_error()).to(nothing) for one in joint
     ]
     return [
         ExampleMaps((enlarge(e.view(1, *shape), size),), torch.cat(scores), of_example)
-        for e, scores, of_example in zip(evidence, seen, stages, strict=True)
+        for e, scores, of_example in zip(found, seen, stages, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_margin.attr import MarginSaliency
-from captum_margin.attr.margin import joint, regression, varied
+from captum_margin.attr.margin import joint, regression, shrinkage, varied
 from captum_margin.attr.margin import unions as union_form
 from captum_margin.attr.margin.domains.axes import (
     CELLS,
@@ -157,8 +157,11 @@ def test_varied_unions_are_explained_together(
         if share:
             share = min(varied._MOST_DELETING, below / (above + below)) / ratio
         before = torch.from_numpy(evidence)
-    bounded = evidence - varied._STANDARD_ERRORS * np.sqrt((error**2).mean())
-    expected = reference.enlarged(bounded.reshape(patches), size)
+    root = np.sqrt((error**2).mean())
+    left = reference.without_noise(
+        evidence, root, shrinkage._FALSE_DISCOVERIES, shrinkage._NOT_SURE
+    )
+    expected = reference.enlarged(left.reshape(patches), size)
     scale = abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)
 

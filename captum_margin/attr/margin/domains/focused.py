@@ -10,6 +10,7 @@ several places: the preservation and the deletion game of Fong and Vedaldi,
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ class FocusedUnions:
         outside = (focus.numel() - self.sizes).long()[:, None]
         border = torch.cat(
             [
-                rows.sort(dim=1).values.gather(1, place)
+                _sorted(rows).gather(1, place)
                 for rows, place in zip(
                     height.split(_ROWS), outside.split(_ROWS), strict=True
                 )
@@ -109,6 +110,15 @@ class FocusedUnions:
         """How much of each pixel some unions keep, (n, 1, *size)."""
         coarse = self.presence[nodes].view(-1, *coarse_shape(self.size))
         return (enlarge(coarse, self.size)[:, None],)
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Each row in order."""
+    if rows.device.type != "cpu":
+        return rows.sort(dim=1).values
+    # Without the places of the values, which torch's sort finds too: a tenth of the
+    # time.
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1))
 
 
 def _even(n: int, smallest: float, largest: float, *, like: Tensor) -> Tensor:
