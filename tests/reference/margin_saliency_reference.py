@@ -263,16 +263,14 @@ def noise_level(evidence, error, rate):
     return max(error, min(enough) if enough else max(evidence) / 2)
 
 
-def without_noise(evidence, error, rate, not_sure):
-    """Evidence (P,), shrunk to a little where it does not stand out of the noise."""
-    above = noise_level(evidence, error, rate)
-    below = noise_level(-evidence, error, rate)
-    found = []
-    for value in evidence:
+def without_noise(evidence, above, below, not_sure):
+    """Evidence, shrunk to a little where it does not exceed the level of its side."""
+    found = np.zeros(evidence.shape)
+    for place, value in np.ndenumerate(evidence):
         shrunk = 0.0
         if value > above:
             shrunk = value * (1 - above**2 / value**2)
         elif value < -below:
             shrunk = value * (1 - below**2 / value**2)
-        found.append(shrunk + not_sure * (value - above))
-    return np.array(found)
+        found[place] = shrunk + not_sure * (value - above)
+    return found

@@ -1,15 +1,15 @@
 """Maps without what may be the noise of few unions.
 
-An evidence and its standard error say how sure a patch is; how sure is enough, the
-false discovery rate says, of the patches that are shown. What is not sure is nearly
-zero, and in its order, so that rankings are the same.
+Evidence and its standard error say how sure a patch is; how sure is enough says the
+false discovery rate, the share of noise in what is shown. The rest is nearly zero, and
+in its order: no ranking changes.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, from_numpy
 
-__all__ = ["without_noise"]
+__all__ = ["noise_levels", "without_noise"]
 
 # Of the patches that stand out of the noise, the share that noise would put there.
 _FALSE_DISCOVERIES = 0.1
@@ -17,23 +17,30 @@ _FALSE_DISCOVERIES = 0.1
 _NOT_SURE = 0.01
 
 
-def without_noise(evidence: Tensor, standard_error: float) -> Tensor:
-    """A map without what may be the noise of few unions, in the same order.
+def noise_levels(evidence: Tensor, standard_error: float) -> tuple[float, float]:
+    """What evidence for a class, and evidence against it, must exceed to stand out.
+
+    Args:
+        evidence (Tensor): Of the patches, (P,), float64, on the CPU.
+        standard_error (float): Of each, above 0.
+    """
+    return _level(evidence, standard_error), _level(-evidence, standard_error)
+
+
+def without_noise(evidence: Tensor, levels: tuple[float, float]) -> Tensor:
+    """A map without what may be noise, in the same order.
 
     What is above a level t, or below one on the other side, is shrunk to e - t^2 / e
     (Breiman's non-negative garrote, 1995): to zero at the level, hardly where evidence
     is strong. The rest is a little below zero.
 
     Args:
-        evidence (Tensor): Of the patches, (P,).
-        standard_error (float): Of each; 0 where there is no noise.
+        evidence (Tensor): Of pixels or patches, of any shape.
+        levels (tuple[float, float]): Of :func:`noise_levels`.
     """
-    if standard_error == 0:
-        return evidence
-    level = _level(evidence, standard_error)
-    against = _level(-evidence, standard_error)
-    sure = _shrunk(evidence, level) - _shrunk(-evidence, against)
-    return sure + _NOT_SURE * (evidence - level)
+    above, below = levels
+    sure = _shrunk(evidence, above) - _shrunk(-evidence, below)
+    return sure + _NOT_SURE * (evidence - above)
 
 
 def _shrunk(evidence: Tensor, level: float) -> Tensor:
@@ -42,17 +49,13 @@ def _shrunk(evidence: Tensor, level: float) -> Tensor:
 
 
 def _level(evidence: Tensor, standard_error: float) -> float:
-    """What evidence must exceed to stand out of the noise.
+    """The lowest level above which one in ten of the patches is there by noise.
 
-    The lowest level above which one in ten of the patches is there by noise (Benjamini
-    and Hochberg, "Controlling the False Discovery Rate", 1995; how many patches hold
-    noise, those below zero say, Storey, "A Direct Approach to False Discovery Rates",
-    2002): low where evidence is broad, high where it is in few patches. Half of the
-    highest value where no patch is as sure as that, and one standard error at least.
-
-    Args:
-        evidence (Tensor): Of the patches, (P,).
-        standard_error (float): Of each, above 0.
+    Benjamini and Hochberg, "Controlling the False Discovery Rate", 1995; how many
+    patches hold noise, those below zero say, as in Storey, "A Direct Approach to False
+    Discovery Rates", 2002. It is low where evidence is broad, high where it is in few
+    patches; half of the highest value where no patch is as sure as that, and one
+    standard error at least.
     """
     from scipy.stats import false_discovery_control, norm
 

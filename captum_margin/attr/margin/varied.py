@@ -13,7 +13,7 @@ from captum_margin.attr.margin.domains.axes import cell_sides, coarse_shape, enl
 from captum_margin.attr.margin.domains.focused import FocusedUnions
 from captum_margin.attr.margin.joint import JointEvidence
 from captum_margin.attr.margin.masking import MaskedScorer
-from captum_margin.attr.margin.shrinkage import without_noise
+from captum_margin.attr.margin.shrinkage import noise_levels, without_noise
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
 from captum_margin.signal import influence
 
@@ -111,12 +111,17 @@ def explain_by_varied_unions(
             if evidence.max() > evidence.min():
                 focus[i] = evidence
         del domains, domain  # before the next ones are drawn
-    found = [
-        without_noise(one.evidence(), one.standard_error()).to(nothing) for one in joint
-    ]
+    maps = []
+    for one in joint:
+        enlarged = enlarge(one.evidence().to(nothing).view(1, *shape), size)
+        error = one.standard_error()
+        if error > 0:  # 0 where the scores are all alike
+            levels = noise_levels(one.evidence(), error)
+            enlarged = without_noise(enlarged, levels)
+        maps.append(enlarged)
     return [
-        ExampleMaps((enlarge(e.view(1, *shape), size),), torch.cat(scores), of_example)
-        for e, scores, of_example in zip(found, seen, stages, strict=True)
+        ExampleMaps((of_example,), torch.cat(scores), its_stages)
+        for of_example, scores, its_stages in zip(maps, seen, stages, strict=True)
     ]
 
 

@@ -158,10 +158,15 @@ def test_varied_unions_are_explained_together(
             share = min(varied._MOST_DELETING, below / (above + below)) / ratio
         before = torch.from_numpy(evidence)
     root = np.sqrt((error**2).mean())
-    left = reference.without_noise(
-        evidence, root, shrinkage._FALSE_DISCOVERIES, shrinkage._NOT_SURE
+    levels = [
+        reference.noise_level(side * evidence, root, shrinkage._FALSE_DISCOVERIES)
+        for side in (1, -1)
+    ]
+    expected = reference.without_noise(
+        reference.enlarged(evidence.reshape(patches), size),
+        *levels,
+        shrinkage._NOT_SURE,
     )
-    expected = reference.enlarged(left.reshape(patches), size)
     scale = abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, **SOLVED)
 

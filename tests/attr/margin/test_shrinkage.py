@@ -18,18 +18,21 @@ def planted(count, seed):
 
 @pytest.mark.parametrize("count", [0, 3, 40, 250, 500])
 @pytest.mark.parametrize("error", [0.25, 1.0, 2.0])
-def test_the_level_and_the_map_are_those_of_numpy(count, error):
+def test_levels_and_maps_are_those_of_numpy(count, error):
     rate, kept = shrinkage._FALSE_DISCOVERIES, shrinkage._NOT_SURE
     for seed in range(5):
         evidence = planted(count, seed)
-        level = shrinkage._level(evidence, error)
-        expected = reference.noise_level(evidence.numpy(), error, rate)
-        assert level == pytest.approx(expected, rel=1e-12)
-        found = shrinkage.without_noise(evidence, error)
-        expected = reference.without_noise(evidence.numpy(), error, rate, kept)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
-        four_times = shrinkage.without_noise(4 * evidence, 4 * error)
-        assert torch.equal(four_times, 4 * found)
+        levels = shrinkage.noise_levels(evidence, error)
+        expected = [
+            reference.noise_level(side * evidence.numpy(), error, rate)
+            for side in (1, -1)
+        ]
+        assert levels == pytest.approx(expected, rel=1e-12)
+        found = shrinkage.without_noise(evidence.view(25, 20), levels)
+        expected = reference.without_noise(evidence.numpy(), *levels, kept)
+        np.testing.assert_allclose(found.flatten(), expected, rtol=1e-9, atol=1e-14)
+        four_times = shrinkage.noise_levels(4 * evidence, 4 * error)
+        assert four_times == tuple(4 * level for level in levels)
 
 
 def test_of_what_stands_out_one_in_ten_is_noise():
@@ -38,7 +41,7 @@ def test_of_what_stands_out_one_in_ten_is_noise():
         false, of_count = [], []
         for seed in range(40):
             evidence = planted(count, seed)
-            of_count.append(shrinkage._level(evidence, 1.0))
+            of_count.append(shrinkage.noise_levels(evidence, 1.0)[0])
             above = evidence >= of_count[-1]
             false.append(float(above[count:].sum() / above.sum()))
         assert sum(false) / len(false) == pytest.approx(0.1, abs=0.025)
@@ -53,8 +56,8 @@ def test_of_what_stands_out_one_in_ten_is_noise():
 def test_where_nothing_is_sure_half_of_the_highest_is_the_level(highest, level):
     evidence = torch.full((400,), -2.0, dtype=torch.float64)
     evidence[7] = highest
-    assert shrinkage._level(evidence, 1.0) == pytest.approx(level)
-    assert shrinkage._level(evidence.float(), 1.0) == pytest.approx(level)
+    assert shrinkage.noise_levels(evidence, 1.0)[0] == pytest.approx(level)
+    assert shrinkage.noise_levels(-evidence, 1.0)[1] == pytest.approx(level)
 
 
 def test_what_may_be_noise_is_shrunk_to_nothing_and_its_order_is_kept():
@@ -62,15 +65,15 @@ def test_what_may_be_noise_is_shrunk_to_nothing_and_its_order_is_kept():
     evidence = torch.randn(500, generator=generator, dtype=torch.float64)
     evidence[:60] += 6.0
     evidence[60:90] -= 12.0
-    found = shrinkage.without_noise(evidence, 1.0)
+    levels = shrinkage.noise_levels(evidence, 1.0)
+    found = shrinkage.without_noise(evidence, levels)
     assert torch.equal(found.argsort(), evidence.argsort())
-    level = shrinkage._level(evidence, 1.0)
-    assert torch.equal(found > 0, evidence > level)
+    assert torch.equal(found > 0, evidence > levels[0])
     little, strong = evidence.abs() < 1, evidence.abs() > 10
     assert found[little].abs().max() < 0.05 and strong.sum() > 25
     expected = evidence[strong]
     torch.testing.assert_close(found[strong], expected, rtol=0.06, atol=0.0)
     # What is against the class is shrunk as what is for it, but for the order's part.
-    both = found + shrinkage.without_noise(-evidence, 1.0)
-    assert both.abs().max() < 0.06
-    assert torch.equal(shrinkage.without_noise(evidence, 0.0), evidence)
+    other = shrinkage.noise_levels(-evidence, 1.0)
+    assert other == levels[::-1]
+    assert (found + shrinkage.without_noise(-evidence, other)).abs().max() < 0.06
