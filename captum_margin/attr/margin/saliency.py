@@ -515,9 +515,7 @@ def _assemble(
     return tuple(maps)
 
 
-def _warn_of_empty_maps(
-    explanations: list[ExampleMaps], less_standard_errors: bool
-) -> None:
+def _warn_of_empty_maps(explanations: list[ExampleMaps], shrunk: bool) -> None:
     for example, explanation in enumerate(explanations):
         scores = explanation.scores
         zero = not any(bool(of_input.any()) for of_input in explanation.maps)
@@ -529,7 +527,7 @@ def _warn_of_empty_maps(
                 "softmax (softmax=False)",
                 stacklevel=2,
             )
-        elif less_standard_errors and all(
+        elif shrunk and all(
             bool((of_input <= 0).all()) for of_input in explanation.maps
         ):
             warnings.warn(
