@@ -8,6 +8,7 @@ import torch
 
 from captum_margin.attr.margin import joint, regression
 from captum_margin.attr.margin.joint import JointEvidence
+from captum_margin.attr.margin.shrinkage import noise_levels, without_noise
 from tests.reference import margin_saliency_reference as reference
 
 SHAPE, CELL, KERNEL = (9, 12), (2.0, 2.5), 0.75
@@ -271,6 +272,33 @@ def test_errors_are_as_large_as_they_say():
         away.append(difference - difference.mean())
     spread = torch.cat(away).std()
     assert 0.85 < spread < 1.15
+
+
+def test_of_what_stands_out_of_the_noise_little_is_noise():
+    """Spots on nothing: how much of what is shown is nothing, how much of them is."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij")
+    wrong, found, wrong_with_one_error = [], [], []
+    for seed in range(30):
+        row = torch.randint(1, 8, (), generator=generator)
+        column = torch.randint(1, 11, (), generator=generator)
+        spot = 1 - ((y - row) ** 2 + (x - column) ** 2) / 9
+        truth = 2 * spot.clamp(min=0).flatten().to(DOUBLE)
+        made = []
+        for _, presence, sizes, kinds in rounds((60, 60), seed=seed):
+            noise = torch.randn(60, generator=generator, dtype=DOUBLE)
+            made.append((presence @ truth + 3 * noise, presence, sizes, kinds))
+        one = gathered(made)
+        evidence, error = one.evidence(), one.standard_error()
+        shown = without_noise(evidence, noise_levels(evidence, error)) > 0
+        wrong.append(float((truth[shown] == 0).double().mean()))
+        found.append(float(shown[truth > 0].double().mean()))
+        above_one_error = evidence > error
+        wrong_with_one_error.append(
+            float((truth[above_one_error] == 0).double().mean())
+        )
+    assert sum(wrong) / 30 < 0.13 and sum(found) / 30 > 0.75
+    assert sum(wrong_with_one_error) / 30 > 0.35
 
 
 def a_smooth_map():
