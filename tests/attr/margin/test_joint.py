@@ -278,7 +278,7 @@ def test_of_what_stands_out_of_the_noise_little_is_noise():
     """Spots on nothing: how much of what is shown is nothing, how much of them is."""
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij")
-    wrong, found, wrong_with_one_error = [], [], []
+    wrong, found, by_one_error = [], [], []
     for seed in range(30):
         row = torch.randint(1, 8, (), generator=generator)
         column = torch.randint(1, 11, (), generator=generator)
