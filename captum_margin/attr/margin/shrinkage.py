@@ -45,7 +45,8 @@ def without_noise(evidence: Tensor, levels: tuple[float, float]) -> Tensor:
 
 def _shrunk(evidence: Tensor, level: float) -> Tensor:
     """What stands out of a level, and 0 elsewhere."""
-    return (evidence - level**2 / evidence.clamp(min=level)).clamp(min=0)
+    # No squares: of scores of any unit they could vanish or overflow.
+    return (evidence - level).clamp(min=0) * (1 + level / evidence.clamp(min=level))
 
 
 def _level(evidence: Tensor, standard_error: float) -> float:

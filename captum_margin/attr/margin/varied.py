@@ -31,6 +31,8 @@ _MOST_DELETING = 1 / 2
 # Standard deviation of the kernel that says how far evidence goes together. Finer ones
 # leave islands: in grids of pictures their maps lie less on the right one.
 _CELLS_A_KERNEL = 0.75
+# A smaller share of the scores' range is none.
+_ROUNDING = 1e-5
 # A round of fewer unions than these would leave the map as it is.
 _MIN_A_ROUND = 16
 
@@ -147,6 +149,8 @@ def _next_deleting(
         return share
     delete = kinds == 1
     deleted = scores[delete] if delete.any() else scores
-    above = float(scores.max() - scores[~delete].mean())
-    below = float(deleted.mean() - scores.min())
+    above = max(0.0, float(scores.max() - scores[~delete].mean()))
+    below = max(0.0, float(deleted.mean() - scores.min()))
+    if above + below < _ROUNDING * float(scores.max() - scores.min()):
+        return share  # either is already as good as it can be
     return min(_MOST_DELETING, below / (above + below)) / noise_ratio

@@ -31,8 +31,12 @@ def test_levels_and_maps_are_those_of_numpy(count, error):
         found = shrinkage.without_noise(evidence.view(25, 20), levels)
         expected = reference.without_noise(evidence.numpy(), *levels, kept)
         np.testing.assert_allclose(found.flatten(), expected, rtol=1e-9, atol=1e-14)
-        four_times = shrinkage.noise_levels(4 * evidence, 4 * error)
-        assert four_times == tuple(4 * level for level in levels)
+        for unit in (4.0, 2.0**-100, 2.0**100):  # whose squares are no float32
+            scaled = shrinkage.noise_levels(unit * evidence, unit * error)
+            assert scaled == tuple(unit * level for level in levels)
+            in_this_unit = shrinkage.without_noise(unit * evidence.float(), scaled)
+            expected = shrinkage.without_noise(evidence.float(), levels)
+            assert torch.equal(in_this_unit, unit * expected)
 
 
 def test_of_what_stands_out_one_in_ten_is_noise():

@@ -194,6 +194,19 @@ def test_focused_unions_that_delete_leave_all_but_the_focus():
     assert near < far - 0.3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_unit_of_the_map_does_not_matter(dtype):
+    focus = torch.rand(20 * 24, generator=seeded(3), dtype=dtype)
+
+    def unions(of):
+        return FocusedUnions(of, 30, (20, 24), seeded(), (1.0, 2.0), 0.5).presence
+
+    expected = unions(focus)
+    for power in (-110, -3, 5, 110):  # squares of the outer ones are no float32
+        assert torch.equal(unions(focus * 2.0**power), expected)
+    torch.testing.assert_close(unions(focus * 1e30), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_region_unions_are_halves_or_all():
     partition = models.tiles(9, 9, 3)[None]
     drawn = RegionUnions((partition,), 9, 400, seeded(), DOUBLE)

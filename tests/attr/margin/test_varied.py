@@ -93,9 +93,35 @@ def test_unions_are_of_the_kind_with_more_room():
     assert found == pytest.approx(0.34 / 0.8, rel=1e-5)
     # Fewer of those that are noisier.
     assert varied._next_deleting(scores, kinds, 0.4, 3.0) == pytest.approx(share / 3)
+    # Each is as good as it can be, but for how the mean of equal numbers is rounded.
+    for count in range(3, 60):
+        alike = torch.tensor(count * [0.7] + count * [0.1])
+        kinds_of_these = torch.tensor(count * [0] + count * [1])
+        assert varied._next_deleting(alike, kinds_of_these, 0.4, 3.0) == 0.4
     # Nothing to be seen, or given up before.
     assert varied._next_deleting(0 * scores, kinds, 0.4) == 0.4
     assert varied._next_deleting(scores, 0 * kinds, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("n_evaluations", [60, 151])
+def test_scores_of_any_unit_have_the_same_map(n_evaluations):
+    x, model = models.images().float(), models.conv().float()
+    options = {"softmax": False, "n_evaluations": n_evaluations}
+    expected = explain(model, x, **options)
+    for power in (-100, 100):  # whose squares are no float32
+        found = explain(
+            lambda images, unit=2.0**power: unit * model(images), x, **options
+        )
+        torch.testing.assert_close(found * 2.0**-power, expected)
+
+
+def test_a_model_that_looks_at_one_pixel_is_explained():
+    x = 0.5 + torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(5))
+    options = {"target": None, "baselines": 0.0}
+    for seed in range(4):
+        found = explain(lambda images: images[:, 0, 12, 12], x, seed=seed, **options)
+        heat = found[:, 0].clamp(min=0)
+        assert (heat[:, 8:17, 8:17].sum(dim=(1, 2)) > 0.9 * heat.sum(dim=(1, 2))).all()
 
 
 def test_where_any_loss_is_the_end_few_unions_are_spent_on_losses():

@@ -10,6 +10,8 @@ several places: the preservation and the deletion game of Fong and Vedaldi,
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -75,6 +77,9 @@ class FocusedUnions:
         height = field.flatten(1)  # (N, P), changed in place: the largest there is
         height /= height.std(dim=1, keepdim=True)
         if focus.max() > focus.min():
+            # By a power of two, which rounds nothing: squares of scores of any unit
+            # must neither vanish nor overflow.
+            focus = focus * 2.0 ** -math.frexp(float(focus.abs().max()))[1]
             strength = torch.cat(
                 [_spread(n_keeping, *strengths), -_spread(n_deleting, *strengths)]
             )
