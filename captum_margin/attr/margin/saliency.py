@@ -252,10 +252,10 @@ class MarginSaliency(PerturbationAttribution):
               For unions in units of the score: how much it rises when the part is
               shown; of rounds of soft unions what may be the noise of few unions is
               shrunk to a little below zero, in its order, so that what is above zero
-              stands out of it: about one in ten of its patches is there by chance
-              (Benjamini-Hochberg), more where little speaks for the target; where
-              nothing is above zero a warning says so. Zero everywhere, with a warning,
-              where no masked copy changed the score.
+              stands out of it: beside the blur of evidence about one in ten of its
+              patches is there by chance (false discovery rate), more where little
+              speaks for the target; where nothing is above zero a warning says so. Zero
+              everywhere, with a warning, where no masked copy changed the score.
             - **details** (*MarginDetails*): With ``return_details=True``.
 
         Raises:

@@ -115,11 +115,10 @@ def explain_by_varied_unions(
         del domains, domain  # before the next ones are drawn
     maps = []
     for one in joint:
-        enlarged = enlarge(one.evidence().to(nothing).view(1, *shape), size)
-        error = one.standard_error()
+        evidence, error = one.evidence(), one.standard_error()
+        enlarged = enlarge(evidence.to(nothing).view(1, *shape), size)
         if error > 0:  # 0 where the scores are all alike
-            levels = noise_levels(one.evidence(), error)
-            enlarged = without_noise(enlarged, levels)
+            enlarged = without_noise(enlarged, noise_levels(evidence, error))
         maps.append(enlarged)
     return [
         ExampleMaps((of_example,), torch.cat(scores), its_stages)
