@@ -112,6 +112,14 @@ def focused_presence(field, focus, n_kept, strength, softness):
     return 1 / (1 + np.exp(-(height - border) / softness))
 
 
+def trust(own, scores, trusted):
+    """How far a map of unions with these scores (N,) is one of the image, 0 to 1."""
+    place = (own - min(scores)) / (max(scores) - min(scores))
+    if place <= 0:
+        return 0.0
+    return 1.0 if place >= trusted else place / trusted
+
+
 def masked(example, baseline, mask):
     """What a union shows: the example where the mask is one."""
     return mask * example + (1 - mask) * baseline

@@ -103,7 +103,9 @@ class MarginSaliency(PerturbationAttribution):
       images, series and volumes the unions are soft, of smooth random fields, and come
       in four rounds, of which each later one keeps, or deletes, variations of the map
       drawn so far, and joins either kind to its like only; one smooth map is fitted to
-      the filtered scores of all, and what of it may be noise is shrunk to nothing.
+      the filtered scores of all, and what of it may be noise is shrunk to nothing. Of a
+      class that the whole input has little of (less than a third of the best union's
+      score) the map is varied less: it may be of shapes that masks draw.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``: then they are
       three rounds, of which the first is random and judges it.
@@ -482,6 +484,7 @@ def _explain(
             return explain_by_tents(scorer, n_copies, seed, dtype, progress)
         return explain_by_varied_unions(
             scorer,
+            scores,
             n_copies,
             seed,
             dtype,

@@ -115,8 +115,13 @@ def test_varied_unions_are_explained_together(
     generator = torch.Generator().manual_seed(7)
     rounds, share = [], varied._MOST_DELETING if deletion else 0.0
     assert len(stages) == len(strengths)
+    own = score(pixels)
     for stage, strength in zip(stages, strengths, strict=True):
         domain, count = stage.domain, len(stage.scores)
+        if rounds:
+            so_far = np.concatenate([of_round[0] for of_round in rounds])
+            trust = reference.trust(own, so_far, varied._TRUSTED_SHARE)
+            strength = tuple(trust * end for end in strength)
         deleting = share if any(strength) else 0.0
         drawn = FocusedUnions(
             before.double(), count, size, generator, strength, deleting

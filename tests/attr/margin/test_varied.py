@@ -103,6 +103,58 @@ def test_unions_are_of_the_kind_with_more_room():
     assert varied._next_deleting(scores, 0 * kinds, 0.0) == 0.0
 
 
+def test_a_map_is_followed_as_far_as_the_image_is_of_the_class():
+    seen = [torch.tensor([0.2, 0.8]), torch.tensor([0.1, 0.7, 0.3])]
+    # The range is 0.7 from 0.1, and a third of it ends at 0.3333.
+    cases = {0.0: 0, 0.1: 0, 0.17: 0.3, 0.24: 0.6, 1 / 3: 1, 0.5: 1, 0.9: 1}
+    for own, trust in cases.items():
+        for scale, shift in ((1.0, 0.0), (4.0, -3.0), (-1.0, 0.0)):
+            if scale < 0:  # the range of a score's negative is turned round
+                trust = min(1.0, max(0.0, (0.8 - own) / 0.7 * 3))
+            found = varied._as_far_as_trusted(
+                (1.0, 2.0),
+                torch.tensor(scale * own + shift, dtype=torch.float64),
+                [scale * scores + shift for scores in seen],
+            )
+            assert found == pytest.approx((trust, 2 * trust), abs=1e-5)
+    # Nothing to be seen.
+    own = torch.tensor(0.5)
+    assert varied._as_far_as_trusted((1.0, 2.0), own, []) == (1.0, 2.0)
+    alike = [torch.full((3,), 0.7)]
+    assert varied._as_far_as_trusted((1.0, 2.0), own, alike) == (1.0, 2.0)
+
+
+def test_what_masks_draw_is_not_what_the_image_shows(monkeypatch):
+    # A square speaks for the class, a little, where the rest is not shown. A pattern of
+    # four fields speaks for it ten times as much, and only masks can draw it.
+    square, upper, lower = slice(2, 10), slice(8, 16), slice(16, 24)
+    x = torch.full((1, 1, 24, 24), 0.5, dtype=torch.float64)
+    x[:, :, square, square] = 1.0
+
+    def model(images):
+        shown = images[:, 0] / x[0, 0]
+
+        def mean(rows, columns):
+            return shown[:, rows, columns].mean(dim=(1, 2))
+
+        rest = shown[:, 8:, 8:].mean(dim=(1, 2))
+        on = mean(upper, upper) + mean(lower, lower)
+        pattern = (on - mean(upper, lower) - mean(lower, upper)) / 2
+        return 0.1 * mean(square, square) * (1 - rest) + pattern.clamp(min=0) ** 3
+
+    def shares_in_the_square():
+        shares = []
+        for seed in range(4):
+            options = {"target": None, "baselines": 0.0, "n_evaluations": 400}
+            heat = explain(model, x, seed=seed, **options)[0, 0].clamp(min=0)
+            shares.append(float(heat[square, square].sum() / heat.sum()))
+        return shares
+
+    assert min(shares_in_the_square()) > 0.9
+    monkeypatch.setattr(varied, "_as_far_as_trusted", lambda strengths, *_: strengths)
+    assert max(shares_in_the_square()) < 0.1
+
+
 @pytest.mark.parametrize("n_evaluations", [60, 151])
 def test_scores_of_any_unit_have_the_same_map(n_evaluations):
     x, model = models.images().float(), models.conv().float()
