@@ -8,10 +8,12 @@ the exit status is 1. ``--report`` makes the JSON beside this folder of what is 
     python -m tests.benchmarks.localisation.grids --cache DIR
     python -m tests.benchmarks.localisation.grids --cache DIR --report
 
-Each network's grids are drawn by ``grid_pointing`` itself (seed 0) from its 100 report
+Each network's grids are drawn by ``grid_pointing`` itself (seed 0) from its report
 pictures, numbers 2, 7, 12, ...: those decided with a probability of .8 at least, for
 the class the network predicts. One cell of every grid is explained. Nothing was chosen
-on these grids; ``--purpose tuning`` draws them from numbers 0, 5, 10, ....
+on these grids; ``--purpose tuning`` draws them from numbers 0, 5, 10, .... Of the 100
+pictures of a network few are decided as clearly: ``--pictures 1000`` takes all of
+CIFAR-10's, so that many grids need not share them.
 
 Pictures are shrunk, so that a grid is of the size the network was trained on: a pass
 then costs a quarter, and the transformer takes no other. ``--cell-size full`` is the
@@ -55,6 +57,7 @@ from tests.benchmarks.saliency.methods import CHUNK, Photograph, superpixels
 from tests.benchmarks.saliency.rows import ROWS
 
 N_GRIDS = 25
+N_PICTURES = 100
 N_EXPLAINED = 1
 MIN_SCORE = 0.8
 CellSize = Literal["full", "shrunk"]
@@ -70,6 +73,7 @@ class Grids:
         n_grids: How many.
         cell_size: As in ``grid_pointing``.
         cache: Where maps are kept.
+        n_pictures: How many pictures at most they are drawn from.
     """
 
     def __init__(
@@ -79,10 +83,11 @@ class Grids:
         n_grids: int,
         cell_size: CellSize,
         cache: Path,
+        n_pictures: int,
     ) -> None:
         self.network, self.n_grids, self.cell_size = network, n_grids, cell_size
         self.model: CountedNetwork = counted_network(network)
-        self.names = pictures(network, purpose)
+        self.names = pictures(network, purpose, n_pictures)
         self.images = torch.cat([picture(network, name).image for name in self.names])
         self.cache = cache
         self._outputs: dict[str, Tensor] = {}
@@ -193,6 +198,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
     parser.add_argument("--methods", nargs="*", default=SHOWN, choices=[*ROWS])
     parser.add_argument("--grids", type=int, default=N_GRIDS)
+    parser.add_argument("--pictures", type=int, default=N_PICTURES)
     parser.add_argument("--purpose", default="report", choices=["tuning", "report"])
     parser.add_argument("--cell-size", default="shrunk", choices=["full", "shrunk"])
     parser.add_argument("--report", action="store_true", help="writes the JSON too")
@@ -211,6 +217,7 @@ def main() -> int:
             arguments.grids,
             arguments.cell_size,
             arguments.cache,
+            arguments.pictures,
         )
         networks[network], failed = run(grids, arguments.methods)
         n_failed += failed
@@ -241,6 +248,7 @@ def main() -> int:
         for option, value, default in (
             ("--purpose", arguments.purpose, "report"),
             ("--grids", arguments.grids, N_GRIDS),
+            ("--pictures", arguments.pictures, N_PICTURES),
             ("--cell-size", arguments.cell_size, "shrunk"),
         ):
             if value != default:

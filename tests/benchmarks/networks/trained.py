@@ -216,7 +216,8 @@ def pictures(
     Args:
         network (str): Which network.
         purpose (str): "tuning" or "report".
-        limit (int): How many at most, 100.
+        limit (int): How many at most. Of ImageNet there are 100, of CIFAR-10 1,000,
+            in another order where more than 100 are asked for.
     """
     first = 0 if purpose == "tuning" else 2
     if network != "vit":
@@ -224,9 +225,11 @@ def pictures(
         return [path.stem for path in paths[first::5][:limit]]
     with zipfile.ZipFile(data_folder() / "cifar10_test.zip") as files:
         names = sorted(n for n in files.namelist() if n.endswith(".jpg"))
-    # Sorted by class: every fiftieth is ten of each. Spread for any limit.
-    chosen = [name.removesuffix(".jpg") for name in names[first::50]]
-    order = sorted(range(len(chosen)), key=lambda i: (i % 10, i))
+    # Sorted by class: every fiftieth is ten of each, every fifth a hundred. Spread for
+    # any limit.
+    a_class = 10 if limit <= 100 else 100
+    chosen = [name.removesuffix(".jpg") for name in names[first :: 500 // a_class]]
+    order = sorted(range(len(chosen)), key=lambda i: (i % a_class, i))
     return [chosen[i] for i in order][:limit]
 
 
