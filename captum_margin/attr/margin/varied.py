@@ -148,11 +148,11 @@ def _as_far_as_trusted(
     """
     if not seen:
         return strengths
-    scores = torch.cat(seen).double()
-    lowest, highest = scores.min(), scores.max()
+    scores = torch.cat(seen)
+    lowest, highest = float(scores.min()), float(scores.max())
     if highest == lowest:
         return strengths
-    share = float((unmasked.double() - lowest) / (highest - lowest))
+    share = (float(unmasked) - lowest) / (highest - lowest)
     trust = min(1.0, max(0.0, share) / _TRUSTED_SHARE)
     return trust * strengths[0], trust * strengths[1]
 
