@@ -21,6 +21,7 @@ from captum_margin.attr.margin.domains.region_unions import RegionUnions
 from captum_margin.attr.margin.domains.tents import TentUnions
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
+from captum_margin.attr.margin.units import power_of_two
 from captum_margin.signal import influence
 
 __all__ = ["explain_by_region_unions", "explain_by_tents"]
@@ -153,12 +154,13 @@ def _evidence(
     """The parts' evidence, and the round it comes from."""
     complete = isinstance(domain, RegionUnions) and domain.exhaustive
     n_neighbors = None if complete else max(1, len(domain) // _NEIGHBOR_SHARE)
+    unit = power_of_two(scores)
     evidence, filtered = cross_energy(
-        scores.to(dtype),
+        scores.to(dtype) / unit,
         domain.presence,
         # Rounding must not choose the neighbours of unions of the same size.
         (domain.sizes * _SIZE_STEPS).round(),
         domain.kinds,
         n_neighbors=n_neighbors,
     )
-    return evidence, Stage(domain, scores, influence(filtered))
+    return evidence * unit, Stage(domain, scores, influence(filtered * unit))

@@ -15,6 +15,7 @@ from captum_margin.attr.margin.joint import JointEvidence
 from captum_margin.attr.margin.masking import MaskedScorer
 from captum_margin.attr.margin.shrinkage import noise_levels, without_noise
 from captum_margin.attr.margin.stages import ExampleMaps, Stage
+from captum_margin.attr.margin.units import power_of_two
 from captum_margin.signal import influence
 
 __all__ = ["explain_by_varied_unions"]
@@ -116,17 +117,20 @@ def explain_by_varied_unions(
             deleting[i] = _next_deleting(
                 of_domain, domain.kinds, deleting[i], joint[i].noise_ratio()
             )
-            evidence = joint[i].evidence().to(nothing)
+            evidence = joint[i].evidence()
+            evidence = (evidence / power_of_two(evidence)).to(nothing)
             if evidence.max() > evidence.min():
                 focus[i] = evidence
         del domains, domain  # before the next ones are drawn
     maps = []
     for one in joint:
         evidence, error = one.evidence(), one.standard_error()
+        unit = power_of_two(evidence)
+        evidence, error = evidence / unit, error / unit
         enlarged = enlarge(evidence.to(nothing).view(1, *shape), size)
         if error > 0:  # 0 where the scores are all alike
             enlarged = without_noise(enlarged, noise_levels(evidence, error))
-        maps.append(enlarged)
+        maps.append(enlarged * unit)
     return [
         ExampleMaps((of_example,), torch.cat(scores), its_stages)
         for of_example, scores, its_stages in zip(maps, seen, stages, strict=True)
@@ -177,6 +181,7 @@ def _next_deleting(
     """
     if share == 0 or scores.max() == scores.min():
         return share
+    scores = scores / power_of_two(scores)
     delete = kinds == 1
     deleted = scores[delete] if delete.any() else scores
     above = max(0.0, float(scores.max() - scores[~delete].mean()))

@@ -167,6 +167,36 @@ def test_scores_of_any_unit_have_the_same_map(n_evaluations):
         torch.testing.assert_close(found * 2.0**-power, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_evaluations": 100},
+        {"n_evaluations": 151},
+        {"n_evaluations": 100, "prior": torch.eye(24)[None, None]},
+        {"feature_mask": models.tiles(24, 24, 6)[None, None], "n_evaluations": 300},
+        {"feature_mask": models.tiles(24, 24, 12)[None, None], "n_evaluations": 300},
+        {"domain": "regions"},
+        {"paper": True},
+    ],
+)
+def test_the_smallest_and_largest_scores_are_explained(options):
+    x = 0.5 + torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(5))
+
+    def heat(unit):
+        def model(images):
+            return unit * images[:, 0, 8:14, 8:14].mean(dim=(1, 2))
+
+        found = explain(model, x, target=None, baselines=0.0, **options)[0, 0].double()
+        return found / unit
+
+    expected = heat(1.0)
+    # The smallest ones have few digits in float32.
+    for power, digits in ((-122, 1e-3), (-132, 2e-2), (125, 1e-5)):
+        torch.testing.assert_close(
+            heat(2.0**power), expected, rtol=0, atol=digits * float(expected.max())
+        )
+
+
 def test_a_model_that_looks_at_one_pixel_is_explained():
     x = 0.5 + torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(5))
     options = {"target": None, "baselines": 0.0}

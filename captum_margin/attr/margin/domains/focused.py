@@ -10,8 +10,6 @@ several places: the preservation and the deletion game of Fong and Vedaldi,
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,8 +34,9 @@ class FocusedUnions:
     """N unions around the map of an image, a series or a volume.
 
     Args:
-        focus (Tensor): The map on P patches, (P,). A constant one says nothing: the
-            unions are then of the field alone.
+        focus (Tensor): The map on P patches, (P,), whose squares must be numbers of
+            its dtype. A constant one says nothing: the unions are then of the field
+            alone.
         n_unions (int): N.
         size (tuple[int, ...]): Pixels along each axis of space.
         generator (torch.Generator): Draws the fields.
@@ -77,9 +76,6 @@ class FocusedUnions:
         height = field.flatten(1)  # (N, P), changed in place: the largest there is
         height /= height.std(dim=1, keepdim=True)
         if focus.max() > focus.min():
-            # By a power of two, which rounds nothing: squares of scores of any unit
-            # must neither vanish nor overflow.
-            focus = focus * 2.0 ** -math.frexp(float(focus.abs().max()))[1]
             strength = torch.cat(
                 [_spread(n_keeping, *strengths), -_spread(n_deleting, *strengths)]
             )
