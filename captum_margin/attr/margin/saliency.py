@@ -104,8 +104,8 @@ class MarginSaliency(PerturbationAttribution):
       in four rounds, of which each later one keeps, or deletes, variations of the map
       drawn so far, and joins either kind to its like only; one smooth map is fitted to
       the filtered scores of all, and what of it may be noise is shrunk to nothing. Of a
-      class that the whole input has little of (less than a third of the best union's
-      score) the map is varied less: it may be of shapes that masks draw.
+      class that the whole input has little of (a score in the lowest third of the
+      range of the unions') the map is varied less: it may be of shapes that masks draw.
       Fewer than 151 evaluations are one round of overlapping tents on a grid of 7 x 7
       cells (24 of a series, 4 x 4 x 4 of a volume), but with a ``prior``: then they are
       three rounds, of which the first is random and judges it.
