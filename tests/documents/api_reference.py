@@ -16,6 +16,7 @@ import pkgutil
 import re
 import sys
 import textwrap
+import types
 import typing
 import warnings
 from pathlib import Path
@@ -78,6 +79,17 @@ def _to_markdown(context: jinja2.runtime.Context, docstring: str) -> str:
     return to_markdown_with_context(context, prepared(docstring))
 
 
+def stand_in_for_optional_types() -> None:
+    """Lets pdoc look up types of the peers extra where it is not installed."""
+    try:
+        import pytorch_ood.api  # noqa: F401
+    except ImportError:
+        api = types.ModuleType("pytorch_ood.api")
+        vars(api)["Detector"] = type("Detector", (), {"__module__": api.__name__})
+        sys.modules["pytorch_ood"] = types.ModuleType("pytorch_ood")
+        sys.modules[api.__name__] = api
+
+
 def describe_records() -> None:
     """Mends what Python says by itself of the fields of a public named tuple.
 
@@ -107,6 +119,7 @@ def describe_methods(module: pdoc.doc.Module) -> None:
 
 def build(folder: Path) -> None:
     """Writes the pages; what pdoc only warns of is an error here."""
+    stand_in_for_optional_types()
     describe_records()
     pdoc.render.configure(
         docformat="google",

@@ -48,6 +48,24 @@ def test_a_page_for_each_public_module_and_none_for_others(pages):
     assert set(pages) == of_names | {"index"} == PACKAGES | {"index"}
 
 
+def test_pages_do_not_need_what_only_the_peers_extra_installs(pages, tmp_path):
+    program = (
+        "import sys; sys.modules['pytorch_ood'] = None; from pathlib import Path; "
+        "from tests.documents.api_reference import build; build(Path(sys.argv[1]))"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    page = (tmp_path / "captum_margin" / "influence.html").read_text(encoding="utf-8")
+    page = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.S)
+    assert page == pages["captum_margin.influence"]
+
+
 def test_every_public_name_is_on_its_modules_page(pages):
     missing = []
     for full_name in PUBLIC_NAMES:
