@@ -34,9 +34,9 @@ class FocusedUnions:
     """N unions around the map of an image, a series or a volume.
 
     Args:
-        focus (Tensor): The map on P patches, (P,), whose squares must be numbers of
-            its dtype. A constant one says nothing: the unions are then of the field
-            alone.
+        focus (Tensor): The map on P patches, (P,), of values about 1, so that squares
+            neither vanish nor overflow. A constant one says nothing: the unions are
+            then of the field alone.
         n_unions (int): N.
         size (tuple[int, ...]): Pixels along each axis of space.
         generator (torch.Generator): Draws the fields.
