@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import enum
+import importlib.util
 
 import numpy as np
 import pytest
@@ -295,12 +296,11 @@ def frames(pandas):
     }
     frame = pandas.DataFrame(columns)
     nullable = frame.astype({"a": "Int64", "b": "Int32"})
-    return plain, [
+    forms = [
         frame,  # float beside bool
         nullable,
         nullable.astype({"c": "Float64", "e": "boolean"}),
         frame.convert_dtypes(),
-        frame.convert_dtypes(dtype_backend="pyarrow"),
         frame.astype(object),
         frame.to_numpy(dtype=object),
         plain.tolist(),
@@ -311,11 +311,13 @@ def frames(pandas):
         plain.astype(np.longdouble),
         np.asfortranarray(plain),
     ]
+    if importlib.util.find_spec("pyarrow"):  # of the peers extra, not of the tests'
+        forms.append(frame.convert_dtypes(dtype_backend="pyarrow"))
+    return plain, forms
 
 
 def test_tables_of_several_types_of_numbers_are_numbers():
     pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
     labels = data()[1]
     plain, given = frames(pandas)
     expected = LabelNoise.from_features(plain, labels).self_influence()
